@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Starting a process with the identity of another: see spawn.c. */
+#ifndef UPGRADED_SPAWN_H
+#define UPGRADED_SPAWN_H
+
+#include "argv_plan.h"
+#include "error.h"
+
+#include <sys/types.h>
+
+struct spawn {
+	pid_t source;                /* whose identity */
+	int source_pidfd;            /* borrowed */
+	char **argv;                 /* argv[0] is the binary's absolute path */
+	const struct plan_fd *fds;   /* duplicated from the source with pidfd_getfd() */
+	size_t n_fds;
+	int stdio[3];                /* borrowed; -EBADF: the source's own */
+	bool keep_cgroup;            /* stay in the caller's cgroup (short-lived probes) */
+};
+
+/*
+ * Starts it with the source's uids, gids, groups, capabilities, no_new_privs,
+ * namespaces, root, working directory, umask, rlimits, environment, cgroup,
+ * LSM label, oom score, niceness and CPU affinity, in a session of its own, and returns once
+ * exec has succeeded. *ret_pidfd is the caller's.
+ * On failure nothing is left running and @err says which step failed.
+ */
+int spawn_like(const struct spawn *s, pid_t *ret_pid, int *ret_pidfd, struct error *err);
+
+#endif

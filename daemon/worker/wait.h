@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The one place where a worker waits: see wait.c. */
+#ifndef UPGRADED_WAIT_H
+#define UPGRADED_WAIT_H
+
+#include "error.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/* Who must stay alive while the worker waits, and until when it may. */
+struct waiter {
+	int daemon;            /* socket; readable means WorkerAbort, or that the daemon died */
+	int source;            /* pidfd, -EBADF: none yet */
+	int target;            /* pidfd, -EBADF: none yet */
+	uint64_t deadline_us;  /* CLOCK_MONOTONIC; UINT64_MAX: none */
+	const char *what;      /* what is waited for, to say so when it fails */
+	bool aborted;          /* a WorkerAbort came */
+	bool orphaned;         /* the daemon is gone */
+	bool uninterruptible;  /* after COMMIT: neither abort nor orphaning stops it */
+};
+
+#define WAITER_INIT \
+	{ .daemon = -EBADF, .source = -EBADF, .target = -EBADF, .deadline_us = UINT64_MAX }
+
+uint64_t now_us(void); /* CLOCK_MONOTONIC */
+
+/*
+ * Waits until @fd has @events (poll bits). Returns the revents (> 0), or
+ * -ECANCELED: aborted or orphaned; -ETIMEDOUT: the deadline passed;
+ * -ESRCH: source or target died (when @fd became ready as well, that wins).
+ */
+int wait_for(struct waiter *w, int fd, short events, struct error *err);
+
+/* Sleeps @us, with the same exits. 0 or as wait_for(). */
+int wait_sleep(struct waiter *w, uint64_t us, struct error *err);
+
+#endif

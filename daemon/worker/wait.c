@@ -1,0 +1,128 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The one place where a worker waits. A worker is straight-line code, so every
+ * wait of it must also end when the daemon wants it to stop, when the daemon
+ * is gone, when the source or the target dies, and when time is up. Used by
+ * the QMP client, the relay and the phases. Owns nothing: the fds belong to
+ * the worker. If the worker dies here, the daemon sees its socket close and
+ * starts another one that reads the journal.
+ */
+#include "wait.h"
+
+#include "wire.h"
+
+#include <poll.h>
+#include <time.h>
+
+uint64_t now_us(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000 + (uint64_t)t.tv_nsec / 1000;
+}
+
+static const char *what(const struct waiter *w)
+{
+	return w->what ?: "an answer";
+}
+
+static int cancelled(const struct waiter *w, struct error *err)
+{
+	return error_set(err, -ECANCELED, "%s while waiting for %s",
+			 w->aborted ? "the upgrade was aborted" : "the daemon went away", what(w));
+}
+
+/* The daemon's socket is readable. 0: nothing that ends the wait. */
+static int hear_daemon(struct waiter *w, struct error *err)
+{
+	_cleanup_scm_fds_ struct scm_fds fds = SCM_FDS_INIT;
+	_cleanup_envelope_ Envelope *env = NULL;
+	int r;
+
+	r = wire_recv(w->daemon, &env, &fds);
+	if (r == -EAGAIN)
+		return 0;
+	if (r == -EBADMSG && !w->uninterruptible)
+		return error_set(err, -EPROTO,
+				 "the daemon sent an undecodable packet while waiting for %s",
+				 what(w));
+	if (r == -EBADMSG)
+		return 0;
+	if (r < 0)
+		w->orphaned = true;
+	else if (env->body_case == UPGRADED__V1__ENVELOPE__BODY_WORKER_ABORT)
+		w->aborted = true;
+	else if (!w->uninterruptible)
+		return error_set(
+			err, -EPROTO,
+			"the daemon sent '%s', which nobody asked for, while waiting for %s",
+			envelope_name(env), what(w));
+	return w->uninterruptible ? 0 : cancelled(w, err);
+}
+
+static int timed_out(const struct waiter *w, uint64_t since, struct error *err)
+{
+	return error_set(err, -ETIMEDOUT, "nothing came within %.1f s while waiting for %s",
+			 (double)(now_us() - since) / 1e6, what(w));
+}
+
+/* As wait_for(); 0 when @until passes and is no deadline. */
+static int wait_until(struct waiter *w, int fd, short events, uint64_t until, struct error *err)
+{
+	uint64_t since = now_us();
+
+	if (!w->uninterruptible && (w->aborted || w->orphaned))
+		return cancelled(w, err);
+
+	for (;;) {
+		/* Once orphaned, the socket would be readable for ever. */
+		bool listen = w->daemon >= 0 && w->daemon != fd && !w->orphaned;
+		uint64_t end = until < w->deadline_us ? until : w->deadline_us;
+		struct pollfd p[] = {
+			{ .fd = fd, .events = events },
+			{ .fd = listen ? w->daemon : -1, .events = POLLIN },
+			{ .fd = w->source, .events = POLLIN },
+			{ .fd = w->target, .events = POLLIN },
+		};
+		struct timespec timeout;
+		uint64_t now = now_us();
+		uint64_t left = end > now ? end - now : 0;
+		int n, r;
+
+		timeout.tv_sec = (time_t)(left / 1000000);
+		timeout.tv_nsec = (long)(left % 1000000) * 1000;
+		n = ppoll(p, ARRAY_SIZE(p), end == UINT64_MAX ? NULL : &timeout, NULL);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return error_errno(err, -errno, "cannot wait for %s", what(w));
+		if (n == 0)
+			return until < w->deadline_us ? 0 : timed_out(w, since, err);
+		if (p[1].revents) {
+			r = hear_daemon(w, err);
+			if (r < 0)
+				return r;
+		}
+		if (p[0].revents & POLLNVAL)
+			return error_set(err, -EBADF, "no open fd to wait for %s on", what(w));
+		if (p[0].revents)
+			return p[0].revents;
+		if (p[2].revents)
+			return error_set(err, -ESRCH, "the source died while waiting for %s",
+					 what(w));
+		if (p[3].revents)
+			return error_set(err, -ESRCH, "the target died while waiting for %s",
+					 what(w));
+	}
+}
+
+int wait_for(struct waiter *w, int fd, short events, struct error *err)
+{
+	return wait_until(w, fd, events, UINT64_MAX, err);
+}
+
+int wait_sleep(struct waiter *w, uint64_t us, struct error *err)
+{
+	return wait_until(w, -1, 0, now_us() + us, err);
+}

@@ -1,0 +1,903 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The driver of a stock QEMU >= 10.0: its monitors by QMP, its state by the two
+ * migration channels of mode cpr-transfer, which the worker relays.
+ * Called by upgrade.c in the order of struct driver; owns the connections to
+ * both monitors, the listening sockets in the work directory and the plan.
+ *
+ * What if this process dies, step by step:
+ *   examine   nothing was touched; a probe process ends with its monitor pipe
+ *   prepare   the source's cpr connection closes, it finds nobody on the main
+ *             channel and fails its migration while running; the target sits
+ *             in front of an empty cpr channel: the daemon's next worker kills it
+ *   freeze    the main stream breaks: the source resumes by itself, or, if it
+ *             had written all, stands in postmigrate: the next worker conts it
+ *   load/hold as the latter, with a SIGCONT first
+ *   run       COMMIT is in the journal: the next worker kills the source, then
+ *             conts the target
+ *
+ * QEMU accepts `cont` on a source whose target has run, and destroys the guest
+ * with it. Hence hold(): from before COMMIT until its SIGKILL after the
+ * target's first instruction every thread of the source is stopped.
+ */
+#include "argv_plan.h"
+#include "channel.h"
+#include "link.h"
+#include "probe.h"
+#include "process.h"
+#include "qmp.h"
+#include "source.h"
+#include "spawn.h"
+#include "upgrade.h"
+
+#include <ctype.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/pidfd.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+#define WARNING UPGRADED__V1__SEVERITY__SEVERITY_WARNING
+#define BLOCKER UPGRADED__V1__SEVERITY__SEVERITY_BLOCKER
+
+struct qemu {
+	struct qmp *source_qmp;
+	struct qmp *target_qmp;
+	struct source *source;
+	struct argv_plan *plan;
+	Upgraded__V1__TargetPlan wire_plan; /* borrows from plan */
+	Upgraded__V1__TargetPlan__Rename *rename;
+	Upgraded__V1__TargetPlan__Rename **renames;
+
+	/* Sockets in the work directory. */
+	char *source_cpr, *source_main; /* where the source connects */
+	char *target_cpr, *target_main; /* where the target listens */
+	int cpr_listener, main_listener;
+	int cpr_held;    /* the source's cpr connection: closing it is the freeze */
+	int main_target; /* connected before the freeze */
+	int spool;       /* memfd with the device state */
+};
+
+static struct qemu *qemu_of(struct upgrade *u)
+{
+	struct qemu *q = u->vmm;
+
+	if (q)
+		return q;
+	q = calloc(1, sizeof(*q));
+	if (!q)
+		return NULL;
+	q->cpr_listener = q->main_listener = -EBADF;
+	q->cpr_held = q->main_target = q->spool = -EBADF;
+	u->vmm = q;
+	return q;
+}
+
+static pid_t source_pid(const struct upgrade *u)
+{
+	return u->start->vm->process->pid;
+}
+
+static int connect_source(struct upgrade *u, struct qemu *q, struct error *err)
+{
+	if (q->source_qmp)
+		return 0;
+	return qmp_connect(u->start->vm->qmp, "the source", &u->wait, &q->source_qmp, err);
+}
+
+/* ---- examine ---------------------------------------------------------- */
+
+static int make_paths(struct upgrade *u, struct qemu *q)
+{
+	const char *dir = u->start->work_dir;
+
+	if (asprintf(&q->source_cpr, "%s/source-cpr", dir) < 0 ||
+	    asprintf(&q->source_main, "%s/source-main", dir) < 0 ||
+	    asprintf(&q->target_cpr, "%s/target-cpr", dir) < 0 ||
+	    asprintf(&q->target_main, "%s/target-main", dir) < 0)
+		return -ENOMEM;
+	return 0;
+}
+
+/* The part of the plan that a later worker needs, as a message. */
+static int make_wire_plan(struct qemu *q)
+{
+	struct argv_plan *plan = q->plan;
+	Upgraded__V1__TargetPlan *wire = &q->wire_plan;
+
+	upgraded__v1__target_plan__init(wire);
+	q->rename = calloc(plan->n_renames + 1, sizeof(*q->rename));
+	q->renames = calloc(plan->n_renames + 1, sizeof(*q->renames));
+	if (!q->rename || !q->renames)
+		return -ENOMEM;
+	for (size_t i = 0; i < plan->n_renames; i++) {
+		upgraded__v1__target_plan__rename__init(&q->rename[i]);
+		q->rename[i].from = plan->renames[i].from;
+		q->rename[i].to = plan->renames[i].to;
+		q->renames[i] = &q->rename[i];
+	}
+	wire->n_renames = plan->n_renames;
+	wire->renames = q->renames;
+	wire->pidfiles = plan->pidfiles;
+	while (plan->pidfiles && plan->pidfiles[wire->n_pidfiles])
+		wire->n_pidfiles++;
+	wire->commands = plan->commands;
+	while (plan->commands && plan->commands[wire->n_commands])
+		wire->n_commands++;
+	wire->paused = !q->source->running;
+	return 0;
+}
+
+static int examine(struct upgrade *u, struct error *err)
+{
+	_cleanup_free_ char *suffix = NULL;
+	struct qemu *q = qemu_of(u);
+	struct plan_input in;
+	int r;
+
+	if (!q)
+		return -ENOMEM;
+	r = make_paths(u, q);
+	if (r < 0)
+		return r;
+	r = connect_source(u, q, err);
+	if (r < 0)
+		return r;
+	r = source_read(source_pid(u), u->source_pidfd, q->source_qmp, &q->source, err);
+	if (r < 0)
+		return r;
+	u->tier = UPGRADED__V1__TIER__TIER_MEMFD;
+	r = source_check(q->source, q->source_qmp, &u->findings, err);
+	if (r < 0)
+		return r;
+	r = probe_target(u->start->target_binary, q->source, u->source_pidfd, &u->wait,
+			 &u->findings, &u->target_version, err);
+	if (r < 0)
+		return r;
+
+	if (asprintf(&suffix, ".upgraded-%llu", (unsigned long long)u->start->upgrade_id) < 0)
+		return -ENOMEM;
+	in = (struct plan_input){
+		.argv = q->source->argv,
+		.target_binary = u->start->target_binary,
+		.machine = q->source->machine,
+		.cpu = q->source->cpu,
+		.qmp = u->start->vm->qmp,
+		.suffix = suffix,
+		.incoming_main = q->target_main,
+		.incoming_cpr = q->target_cpr,
+		.fds = q->source->fds,
+		.n_fds = q->source->n_fds,
+		.fdsets = q->source->fdsets,
+		.n_fdsets = q->source->n_fdsets,
+	};
+	r = argv_plan_make(&in, &q->plan, err);
+	if (r < 0)
+		return r;
+	r = findings_move(&u->findings, &q->plan->findings);
+	if (r < 0)
+		return r;
+	r = make_wire_plan(q);
+	if (r < 0)
+		return r;
+	u->plan = &q->wire_plan;
+	return 0;
+}
+
+/* ---- prepare ---------------------------------------------------------- */
+
+/* How a target that should be alive ended, in place of a mere "died". */
+static int explain_target(struct upgrade *u, int r, struct error *err)
+{
+	siginfo_t info = { 0 };
+
+	if (r >= 0 || u->target_pidfd < 0 ||
+	    waitid(P_PIDFD, (id_t)u->target_pidfd, &info, WEXITED | WNOHANG | WNOWAIT) < 0 ||
+	    !info.si_pid)
+		return r;
+	error_clear(err);
+	if (info.si_code == CLD_EXITED)
+		error_set(err, r, "the target exited with status %d while upgraded waited for %s",
+			  info.si_status, u->wait.what ?: "it");
+	else
+		error_set(err, r, "the target was killed by SIG%s while upgraded waited for %s",
+			  sigabbrev_np(info.si_status) ?: "?", u->wait.what ?: "it");
+	return error_hint(err, "its own words are in the log of %s", u->start->vm->name);
+}
+
+static int put_target(struct upgrade *u, struct error *err)
+{
+	Upgraded__V1__CustodyPut put = UPGRADED__V1__CUSTODY_PUT__INIT;
+	struct qemu *q = u->vmm;
+
+	put.name = (char *)"target";
+	put.target = &u->target;
+	put.target_qmp = q->plan->qmp;
+	put.plan = u->plan;
+	return link_put(&u->wait, &put, &u->target_pidfd, 1, err);
+}
+
+static int put_cpr(struct upgrade *u, struct cpr_state *state, struct error *err)
+{
+	Upgraded__V1__CustodyPut put = UPGRADED__V1__CUSTODY_PUT__INIT;
+
+	put.name = (char *)"cpr";
+	put.payload.data = state->bytes;
+	put.payload.len = state->len;
+	return link_put(&u->wait, &put, state->fds.fd, state->fds.n, err);
+}
+
+static int put_spool(struct upgrade *u, int spool, struct error *err)
+{
+	Upgraded__V1__CustodyPut put = UPGRADED__V1__CUSTODY_PUT__INIT;
+
+	put.name = (char *)"device-state";
+	return link_put(&u->wait, &put, &spool, 1, err);
+}
+
+static int start_target(struct upgrade *u, struct qemu *q, struct error *err)
+{
+	struct spawn spawn = {
+		.source = source_pid(u),
+		.source_pidfd = u->source_pidfd,
+		.argv = q->plan->argv,
+		.fds = q->plan->fds,
+		.n_fds = q->plan->n_fds,
+		.stdio = { -EBADF, -EBADF, -EBADF },
+	};
+	uint64_t start_time;
+	pid_t pid;
+	int r;
+
+	r = spawn_like(&spawn, &pid, &u->target_pidfd, err);
+	if (r < 0)
+		return r;
+	u->wait.target = u->target_pidfd;
+	u->target.pid = pid;
+	r = process_start_time(pid, &start_time);
+	if (r < 0)
+		return error_errno(err, r, "the target disappeared");
+	u->target.start_time = start_time;
+	return put_target(u, err);
+}
+
+static struct json_object *unix_channel(const char *type, const char *path)
+{
+	struct json_object *channel = json_object_new_object();
+	struct json_object *addr = json_object_new_object();
+
+	json_object_object_add(addr, "transport", json_object_new_string("socket"));
+	json_object_object_add(addr, "type", json_object_new_string("unix"));
+	json_object_object_add(addr, "path", json_object_new_string(path));
+	json_object_object_add(channel, "channel-type", json_object_new_string(type));
+	json_object_object_add(channel, "addr", addr);
+	return channel;
+}
+
+static int set_migration_mode(struct qmp *qmp, const char *mode, struct error *err)
+{
+	struct json_object *args = json_object_new_object();
+
+	json_object_object_add(args, "mode", json_object_new_string(mode));
+	return qmp_execute(qmp, "migrate-set-parameters", args, NULL, err);
+}
+
+/* The source begins to migrate: it writes its cpr state and waits, running. */
+static int start_source(struct upgrade *u, struct qemu *q, struct cpr_state *ret_state,
+			struct error *err)
+{
+	struct json_object *args, *channels;
+	int r;
+
+	r = set_migration_mode(q->source_qmp, "cpr-transfer", err);
+	if (r < 0)
+		return r;
+	channels = json_object_new_array();
+	json_object_array_add(channels, unix_channel("main", q->source_main));
+	json_object_array_add(channels, unix_channel("cpr", q->source_cpr));
+	args = json_object_new_object();
+	json_object_object_add(args, "channels", channels);
+	r = qmp_execute(q->source_qmp, "migrate", args, NULL, err);
+	if (r < 0)
+		return r;
+
+	u->wait.what = "the source's cpr channel";
+	r = channel_accept(&u->wait, q->cpr_listener, &q->cpr_held, err);
+	if (r < 0)
+		return r;
+	u->wait.what = "the source's cpr state";
+	return channel_receive_cpr(&u->wait, q->cpr_held, ret_state, err);
+}
+
+/* The target takes the cpr state, builds its machine and opens its monitor. */
+static int build_target(struct upgrade *u, struct qemu *q, const struct cpr_state *state,
+			struct error *err)
+{
+	_cleanup_close_ int cpr = -EBADF;
+	struct json_object *args, *caps, *cap;
+	int r;
+
+	u->wait.what = "the target to open its cpr channel";
+	r = channel_connect(&u->wait, q->target_cpr, &cpr, err);
+	if (r < 0)
+		return r;
+	r = channel_send_cpr(&u->wait, cpr, state, err);
+	if (r < 0)
+		return r;
+	u->wait.what = "the target to build its machine";
+	r = channel_wait_hup(&u->wait, cpr, err);
+	if (r < 0)
+		return r;
+	/* Connected now, so that the blackout does not wait for an accept(). */
+	u->wait.what = "the target's main channel";
+	r = channel_connect(&u->wait, q->target_main, &q->main_target, err);
+	if (r < 0)
+		return r;
+	r = fcntl(q->main_target, F_SETFL, O_NONBLOCK);
+	if (r < 0)
+		return error_errno(err, -errno, "the target's main channel");
+	u->wait.what = "the target's monitor";
+	r = qmp_connect(q->plan->qmp, "the target", &u->wait, &q->target_qmp, err);
+	if (r < 0)
+		return r;
+	cap = json_object_new_object();
+	json_object_object_add(cap, "capability", json_object_new_string("events"));
+	json_object_object_add(cap, "state", json_object_new_boolean(true));
+	caps = json_object_new_array();
+	json_object_array_add(caps, cap);
+	args = json_object_new_object();
+	json_object_object_add(args, "capabilities", caps);
+	return qmp_execute(q->target_qmp, "migrate-set-capabilities", args, NULL, err);
+}
+
+static int prepare(struct upgrade *u, struct error *err)
+{
+	_cleanup_cpr_state_ struct cpr_state state = CPR_STATE_INIT;
+	struct qemu *q = u->vmm;
+	struct stat st;
+	int r;
+
+	if (stat(u->start->work_dir, &st) < 0)
+		return error_errno(err, -errno, "%s", u->start->work_dir);
+	r = channel_listen(q->source_cpr, st.st_uid, &q->cpr_listener, err);
+	if (r < 0)
+		return r;
+	r = channel_listen(q->source_main, st.st_uid, &q->main_listener, err);
+	if (r < 0)
+		return r;
+	q->spool = memfd_create("upgraded-device-state", MFD_CLOEXEC);
+	if (q->spool < 0)
+		return error_errno(err, -errno, "no memory for the device state");
+	r = put_spool(u, q->spool, err);
+	if (r < 0)
+		return r;
+	r = start_target(u, q, err);
+	if (r < 0)
+		return explain_target(u, r, err);
+	r = start_source(u, q, &state, err);
+	if (r < 0)
+		return explain_target(u, r, err);
+	u->fds = (uint32_t)state.fds.n;
+	r = put_cpr(u, &state, err);
+	if (r < 0)
+		return r;
+	return explain_target(u, build_target(u, q, &state, err), err);
+}
+
+/* ---- verify ----------------------------------------------------------- */
+
+/* A string that a QMP command returns in @key of an object, or as it is (key NULL). */
+static int qmp_string(struct qmp *qmp, const char *command, struct json_object *args,
+		      const char *key, char **ret_string, struct error *err)
+{
+	struct json_object *value = NULL, *field;
+	const char *s;
+	char *copy;
+	int r;
+
+	r = qmp_execute(qmp, command, args, &value, err);
+	if (r < 0)
+		return r;
+	field = key ? json_object_object_get(value, key) : value;
+	s = field ? json_object_get_string(field) : NULL;
+	copy = s ? strdup(s) : NULL;
+	json_object_put(value);
+	if (!s)
+		return error_set(err, -EBADMSG, "%s answered without %s", command, key ?: "a value");
+	if (!copy)
+		return -ENOMEM;
+	*ret_string = copy;
+	return 0;
+}
+
+static int verify(struct upgrade *u, struct error *err)
+{
+	_cleanup_free_ char *status = NULL, *machine = NULL, *memory = NULL;
+	struct json_object *args;
+	struct qemu *q = u->vmm;
+	size_t len;
+	int r;
+
+	r = qmp_string(q->target_qmp, "query-status", NULL, "status", &status, err);
+	if (r < 0)
+		return explain_target(u, r, err);
+	if (strcmp(status, "inmigrate"))
+		findings_add(&u->findings, BLOCKER, "target.status", "query-status", NULL,
+			     "the target is \"%s\" where it should wait for the device state",
+			     status);
+	args = json_object_new_object();
+	json_object_object_add(args, "path", json_object_new_string("/machine"));
+	json_object_object_add(args, "property", json_object_new_string("type"));
+	r = qmp_string(q->target_qmp, "qom-get", args, NULL, &machine, err);
+	if (r < 0)
+		return explain_target(u, r, err);
+	len = strlen(q->source->machine);
+	if (strncmp(machine, q->source->machine, len) || strcmp(machine + len, "-machine"))
+		findings_add(&u->findings, BLOCKER, "target.machine-type", "-machine", NULL,
+			     "the target built a %s, the source is a %s", machine,
+			     q->source->machine);
+	r = qmp_string(q->target_qmp, "query-memory-size-summary", NULL, "base-memory", &memory,
+		       err);
+	if (r < 0)
+		return explain_target(u, r, err);
+	if (strtoull(memory, NULL, 10) != q->source->memory)
+		findings_add(&u->findings, BLOCKER, "target.memory", "-m", NULL,
+			     "the target has %s bytes of memory, the source %llu", memory,
+			     (unsigned long long)q->source->memory);
+	free(u->target_version);
+	u->target_version = strdup(qmp_version(q->target_qmp));
+	return u->target_version ? 0 : -ENOMEM;
+}
+
+/* ---- freeze, load, hold ------------------------------------------------ */
+
+/* Why the source's migration failed, or 0 while it has not. */
+static int migration_error(struct qemu *q, struct error *err)
+{
+	_cleanup_free_ char *status = NULL;
+	struct json_object *value = NULL, *desc;
+	int r;
+
+	r = qmp_execute(q->source_qmp, "query-migrate", NULL, &value, err);
+	if (r < 0)
+		return r;
+	desc = json_object_object_get(value, "status");
+	if (desc && strstr(json_object_get_string(desc), "fail")) {
+		desc = json_object_object_get(value, "error-desc");
+		r = error_set(err, -EIO, "the source could not send its state: %s",
+			      desc ? json_object_get_string(desc) : "it does not say why");
+	}
+	json_object_put(value);
+	return r;
+}
+
+/* The source connects, unless its migration failed: then say why, at once. */
+static int accept_main(struct upgrade *u, struct qemu *q, int *ret_fd, struct error *err)
+{
+	uint64_t deadline = u->wait.deadline_us;
+	int r;
+
+	u->wait.what = "the source's main channel";
+	for (;;) {
+		_cleanup_error_ struct error slice = ERROR_INIT;
+		uint64_t soon = now_us() + 100000;
+
+		u->wait.deadline_us = soon < deadline ? soon : deadline;
+		r = channel_accept(&u->wait, q->main_listener, ret_fd, &slice);
+		u->wait.deadline_us = deadline;
+		if (r != -ETIMEDOUT || soon >= deadline) {
+			if (r < 0)
+				error_move(err, &slice);
+			return r;
+		}
+		r = migration_error(q, err);
+		if (r < 0)
+			return r;
+	}
+}
+
+static int freeze(struct upgrade *u, struct error *err)
+{
+	_cleanup_close_ int main_source = -EBADF;
+	struct qemu *q = u->vmm;
+	int r;
+
+	closep(&q->cpr_held);
+	r = accept_main(u, q, &main_source, err);
+	if (r < 0)
+		return explain_target(u, r, err);
+	u->wait.what = "the source's device state";
+	r = channel_relay_main(&u->wait, main_source, q->main_target, q->spool, &u->state_bytes,
+			       err);
+	if (r < 0)
+		return explain_target(u, r, err);
+	/*
+	 * The source has said all: it stands in postmigrate, its disks are
+	 * inactive. It is stopped while the target loads; hold() checks. From
+	 * here on a dead source is as good as a held one.
+	 */
+	if (pidfd_send_signal(u->source_pidfd, SIGSTOP, NULL, 0) < 0 && errno != ESRCH)
+		return error_errno(err, -errno, "cannot stop the source");
+	u->wait.source = -EBADF;
+	return 0;
+}
+
+/* What a MIGRATION event says: 1 completed, 0 not yet, -EIO failed. */
+static int migration_ended(const struct qmp_event *event, struct error *err)
+{
+	struct json_object *status;
+
+	if (strcmp(event->name, "MIGRATION") || !event->data ||
+	    !(status = json_object_object_get(event->data, "status")))
+		return 0;
+	if (!strcmp(json_object_get_string(status), "completed"))
+		return 1;
+	if (strstr(json_object_get_string(status), "fail"))
+		return error_set(err, -EIO, "the target could not load the source's state");
+	return 0;
+}
+
+static int load(struct upgrade *u, struct error *err)
+{
+	_cleanup_free_ char *status = NULL;
+	struct qemu *q = u->vmm;
+	int r;
+
+	u->wait.what = "the target to load the state";
+	do {
+		struct qmp_event event;
+
+		r = qmp_next_event(q->target_qmp, &event, err);
+		if (r < 0)
+			return explain_target(u, r, err);
+		r = migration_ended(&event, err);
+	} while (r == 0);
+	if (r < 0)
+		return explain_target(u, r, err);
+
+	r = qmp_string(q->target_qmp, "query-status", NULL, "status", &status, err);
+	if (r < 0)
+		return explain_target(u, r, err);
+	if (strcmp(status, "paused") && strcmp(status, "prelaunch"))
+		return error_set(err, -EPROTO, "the target is \"%s\" after loading the state",
+				 status);
+	return 0;
+}
+
+/* 1: every thread is stopped or gone; 0: not yet. */
+static int threads_stopped(pid_t pid)
+{
+	_cleanup_closedir_ DIR *dir = NULL;
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/%d/task", pid);
+	dir = opendir(path);
+	if (!dir)
+		return errno == ENOENT || errno == ESRCH ? 1 : -errno;
+	for (struct dirent *de; (de = readdir(dir));) {
+		_cleanup_close_ int fd = -EBADF;
+		char buf[512], *end;
+		ssize_t n;
+
+		if (!isdigit((unsigned char)de->d_name[0]))
+			continue;
+		snprintf(path, sizeof(path), "/proc/%d/task/%.16s/stat", pid, de->d_name);
+		fd = open(path, O_RDONLY | O_CLOEXEC);
+		if (fd < 0)
+			continue;
+		n = read(fd, buf, sizeof(buf) - 1);
+		if (n <= 0)
+			continue;
+		buf[n] = '\0';
+		/* The name may hold any character, even ')': the state follows the last one. */
+		end = strrchr(buf, ')');
+		if (!end || !strchr("TtZX", end[2]))
+			return 0;
+	}
+	return 1;
+}
+
+static int hold(struct upgrade *u, struct error *err)
+{
+	int r;
+
+	u->wait.what = "the source to stand still";
+	for (;;) {
+		r = threads_stopped(source_pid(u));
+		if (r == 1)
+			return 0;
+		if (r < 0)
+			return error_errno(err, r, "cannot see whether the source runs");
+		r = wait_sleep(&u->wait, 200, err);
+		if (r < 0)
+			return r;
+	}
+}
+
+/* ---- run, finish ------------------------------------------------------- */
+
+static int connect_target(struct upgrade *u, struct qemu *q, struct error *err)
+{
+	if (q->target_qmp)
+		return 0;
+	u->wait.what = "the target's monitor";
+	return qmp_connect(u->start->target_qmp, "the target", &u->wait, &q->target_qmp, err);
+}
+
+/* The time of an event that came, or comes soon; 0 if it does not. */
+static uint64_t event_time(struct upgrade *u, struct qmp *qmp, const char *name)
+{
+	uint64_t deadline = u->wait.deadline_us;
+	_cleanup_error_ struct error ignored = ERROR_INIT;
+	struct qmp_event event;
+	uint64_t at = 0;
+
+	u->wait.deadline_us = now_us() + 50000;
+	if (!qmp_wait_event(qmp, name, &event, &ignored))
+		at = event.qemu_us;
+	u->wait.deadline_us = deadline;
+	return at;
+}
+
+static int run(struct upgrade *u, struct error *err)
+{
+	struct qemu *q = qemu_of(u);
+	int r;
+
+	if (!q)
+		return -ENOMEM;
+	/* A second worker finds the source held, or not: it must not run, ever. */
+	if (!u->plan) {
+		u->plan = u->start->plan;
+		if (pidfd_send_signal(u->source_pidfd, SIGKILL, NULL, 0) < 0 && errno != ESRCH)
+			return error_errno(err, -errno, "cannot end the source");
+	}
+	r = connect_target(u, q, err);
+	if (r < 0)
+		return explain_target(u, r, err);
+	if (u->plan && u->plan->paused)
+		return 0;
+	r = qmp_execute(q->target_qmp, "cont", NULL, NULL, err);
+	return explain_target(u, r, err);
+}
+
+static int end_process(struct upgrade *u, int pidfd, const char *who, struct error *err)
+{
+	struct pollfd p = { .fd = pidfd, .events = POLLIN };
+	uint64_t now;
+
+	if (pidfd < 0)
+		return 0;
+	if (pidfd_send_signal(pidfd, SIGKILL, NULL, 0) < 0 && errno != ESRCH)
+		return error_errno(err, -errno, "cannot end %s", who);
+	now = now_us();
+	while (poll(&p, 1, u->wait.deadline_us > now ?
+				   (int)((u->wait.deadline_us - now) / 1000) : 0) == 0) {
+		now = now_us();
+		if (now >= u->wait.deadline_us)
+			return error_set(err, -ETIMEDOUT, "%s does not end", who);
+	}
+	/* Reaps it if it is a child; else somebody else does. */
+	(void)waitid(P_PIDFD, (id_t)pidfd, NULL, WEXITED | WNOHANG);
+	return 0;
+}
+
+static int write_pidfile(const char *path, pid_t pid, struct error *err)
+{
+	_cleanup_fclose_ FILE *f = fopen(path, "we");
+
+	if (!f || fprintf(f, "%d\n", pid) < 0 || fflush(f))
+		return error_errno(err, -errno, "cannot write the pid file %s", path);
+	return 0;
+}
+
+static int run_command(struct qmp *qmp, const char *command, struct error *err)
+{
+	struct json_object *object = json_tokener_parse(command);
+	struct json_object *name, *args;
+	int r = -EINVAL;
+
+	if (object && json_object_object_get_ex(object, "execute", &name)) {
+		args = json_object_get(json_object_object_get(object, "arguments"));
+		r = qmp_execute(qmp, json_object_get_string(name), args, NULL, err);
+	}
+	json_object_put(object);
+	return r;
+}
+
+static int finish(struct upgrade *u, struct error *err)
+{
+	const Upgraded__V1__TargetPlan *plan = u->plan;
+	struct qemu *q = u->vmm;
+	int r, first;
+
+	if (!plan->paused)
+		u->running_at_us = event_time(u, q->target_qmp, "RESUME");
+	if (q->source_qmp)
+		u->stopped_at_us = event_time(u, q->source_qmp, "STOP");
+	qmp_freep(&q->source_qmp);
+	r = end_process(u, u->source_pidfd, "the source", err);
+	if (r < 0)
+		return r;
+	first = 0;
+	/* Each of these stands alone: try all, report the first that fails. */
+	for (size_t i = 0; i < plan->n_renames; i++)
+		if (rename(plan->renames[i]->from, plan->renames[i]->to) < 0 && errno != ENOENT &&
+		    !first)
+			first = error_errno(err, -errno, "cannot rename %s to %s",
+					    plan->renames[i]->from, plan->renames[i]->to);
+	for (size_t i = 0; i < plan->n_pidfiles; i++) {
+		r = write_pidfile(plan->pidfiles[i], u->target.pid, err);
+		first = first ?: r;
+	}
+	for (size_t i = 0; i < plan->n_commands; i++) {
+		r = run_command(q->target_qmp, plan->commands[i], err);
+		first = first ?: r;
+	}
+	return first;
+}
+
+/* ---- undo --------------------------------------------------------------- */
+
+/* Waits until the source's migration is over, one way or the other. */
+static int settle_migration(struct upgrade *u, struct qemu *q, struct error *err)
+{
+	static const char *const over[] = { "none", "completed", "failed", "cancelled" };
+	bool cancelled = false;
+	int r;
+
+	for (;;) {
+		struct json_object *value = NULL, *status;
+		bool done = false;
+
+		r = qmp_execute(q->source_qmp, "query-migrate", NULL, &value, err);
+		if (r < 0)
+			return r;
+		status = json_object_object_get(value, "status");
+		for (size_t i = 0; i < ARRAY_SIZE(over); i++)
+			done |= status && !strcmp(json_object_get_string(status), over[i]);
+		done |= !status;
+		json_object_put(value);
+		if (done)
+			return 0;
+		if (!cancelled) {
+			_cleanup_error_ struct error ignored = ERROR_INIT;
+
+			cancelled = true;
+			(void)qmp_execute(q->source_qmp, "migrate_cancel", NULL, NULL, &ignored);
+		}
+		r = wait_sleep(&u->wait, 2000, err);
+		if (r < 0)
+			return r;
+	}
+}
+
+static int undo(struct upgrade *u, struct error *err)
+{
+	_cleanup_error_ struct error ignored = ERROR_INIT;
+	_cleanup_free_ char *status = NULL;
+	const Upgraded__V1__TargetPlan *plan;
+	struct qemu *q = qemu_of(u);
+	int r;
+
+	if (!q)
+		return -ENOMEM;
+	u->wait.source = u->source_pidfd;
+	u->wait.target = -EBADF;
+	r = end_process(u, u->target_pidfd, "the target", err);
+	if (r < 0)
+		return r;
+	/* Nobody listens any more: a source that wants to send fails, and runs on. */
+	(void)unlink(q->source_main ?: "");
+	(void)unlink(q->source_cpr ?: "");
+	closep(&q->main_listener);
+	closep(&q->cpr_listener);
+	closep(&q->cpr_held);
+	closep(&q->main_target);
+	if (pidfd_send_signal(u->source_pidfd, SIGCONT, NULL, 0) < 0)
+		return error_errno(err, -errno, "the source cannot go on");
+
+	u->wait.what = "the source to go on";
+	r = connect_source(u, q, err);
+	if (r < 0)
+		return r;
+	r = settle_migration(u, q, err);
+	if (r < 0)
+		return r;
+	r = qmp_string(q->source_qmp, "query-status", NULL, "status", &status, err);
+	if (r < 0)
+		return r;
+	/* Without a plan the source was never asked to migrate. */
+	plan = u->plan ?: u->start->plan;
+	if (plan && !plan->paused && strcmp(status, "running")) {
+		r = qmp_execute(q->source_qmp, "cont", NULL, NULL, err);
+		if (r < 0)
+			return r;
+	}
+	u->stopped_at_us = event_time(u, q->source_qmp, "STOP");
+	if (u->stopped_at_us)
+		u->running_at_us = event_time(u, q->source_qmp, "RESUME");
+	/* The guest runs; a mode that stays set only matters to other migrations. */
+	if (set_migration_mode(q->source_qmp, "normal", &ignored) < 0)
+		findings_add(&u->findings, WARNING, "source.migration-mode",
+			     "migrate-set-parameters",
+			     "set the parameter mode to normal by QMP before another migration",
+			     "the source kept migration mode cpr-transfer: %s",
+			     ignored.text ?: "?");
+	return 0;
+}
+
+/* ---- the rest ------------------------------------------------------------ */
+
+static void describe(struct upgrade *u, bool target, Upgraded__V1__Vm *vm)
+{
+	struct qemu *q = u->vmm;
+
+	if (q && q->source) {
+		vm->machine = q->source->machine;
+		vm->memory = q->source->memory;
+		vm->binary = q->source->binary;
+		vm->version = q->source->version;
+		vm->outdated = q->source->outdated;
+	}
+	if (!target)
+		return;
+	vm->process = &u->target;
+	vm->binary = u->start->target_binary;
+	if (u->target_version)
+		vm->version = u->target_version;
+	else if (q && q->target_qmp)
+		vm->version = (char *)qmp_version(q->target_qmp);
+	vm->outdated = false;
+}
+
+static char **planned_argv(struct upgrade *u)
+{
+	struct qemu *q = u->vmm;
+
+	return q && q->plan ? q->plan->argv : NULL;
+}
+
+static void qemu_free(struct upgrade *u)
+{
+	struct qemu *q = u->vmm;
+
+	if (!q)
+		return;
+	qmp_freep(&q->source_qmp);
+	qmp_freep(&q->target_qmp);
+	source_freep(&q->source);
+	argv_plan_freep(&q->plan);
+	free(q->rename);
+	free(q->renames);
+	free(q->source_cpr);
+	free(q->source_main);
+	free(q->target_cpr);
+	free(q->target_main);
+	closep(&q->cpr_listener);
+	closep(&q->main_listener);
+	closep(&q->cpr_held);
+	closep(&q->main_target);
+	closep(&q->spool);
+	free(q);
+	u->vmm = NULL;
+}
+
+const struct driver driver_qemu = {
+	.name = "qemu",
+	.examine = examine,
+	.prepare = prepare,
+	.verify = verify,
+	.freeze = freeze,
+	.load = load,
+	.hold = hold,
+	.run = run,
+	.finish = finish,
+	.undo = undo,
+	.describe = describe,
+	.planned_argv = planned_argv,
+	.free = qemu_free,
+};

@@ -1,0 +1,116 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The worker's side of its socket to the daemon. Called by the phases of an
+ * upgrade; owns nothing. The daemon answers CustodyPut and CommitRequest, in
+ * order, and may send WorkerAbort at any time in between.
+ *
+ * If this process dies here, the daemon sees the end of the socket. If the
+ * daemon dies, every call fails and the worker undoes the upgrade by itself,
+ * with one exception: a CommitRequest that got no answer (see link_commit()).
+ */
+#include "link.h"
+
+#include "wire.h"
+
+#include <poll.h>
+
+int link_receive_start(int sock, Envelope **ret_env, Upgraded__V1__WorkerStart **ret_start,
+		       struct scm_fds *ret_fds, struct error *err)
+{
+	_cleanup_scm_fds_ struct scm_fds fds = SCM_FDS_INIT;
+	_cleanup_envelope_ Envelope *env = NULL;
+	int r;
+
+	r = wire_recv(sock, &env, &fds);
+	if (r < 0)
+		return error_errno(err, r, "no order from the daemon");
+	if (env->body_case != UPGRADED__V1__ENVELOPE__BODY_WORKER_START || fds.n < 1)
+		return error_set(err, -EBADMSG, "the daemon sent %s where an order was due",
+				 envelope_name(env));
+	*ret_start = env->worker_start;
+	*ret_env = TAKE_PTR(env);
+	*ret_fds = fds;
+	fds.n = 0;
+	return 0;
+}
+
+void link_event(struct waiter *w, Upgraded__V1__Event *event)
+{
+	Envelope env = ENVELOPE_INIT;
+
+	env.body_case = UPGRADED__V1__ENVELOPE__BODY_EVENT;
+	env.event = event;
+	(void)wire_send(w->daemon, &env, NULL, 0);
+}
+
+/* Sends a request and waits for its Ack. -EOWNERDEAD: sent, but never answered. */
+static int ask(struct waiter *w, Envelope *request, const int *fds, size_t n, const char *what,
+	       struct error *err)
+{
+	int r;
+
+	request->id = 1;
+	r = wire_send(w->daemon, request, fds, n);
+	if (r < 0)
+		return error_errno(err, r, "cannot tell the daemon: %s", what);
+
+	for (;;) {
+		_cleanup_scm_fds_ struct scm_fds none = SCM_FDS_INIT;
+		_cleanup_envelope_ Envelope *answer = NULL;
+
+		w->what = what;
+		r = wait_for(w, w->daemon, POLLIN, err);
+		if (r < 0)
+			return r;
+		r = wire_recv(w->daemon, &answer, &none);
+		if (r < 0) {
+			w->orphaned = true;
+			return error_set(err, -EOWNERDEAD, "the daemon died before it answered: %s",
+					 what);
+		}
+		switch (answer->body_case) {
+		case UPGRADED__V1__ENVELOPE__BODY_ACK:
+			return 0;
+		case UPGRADED__V1__ENVELOPE__BODY_WORKER_ABORT:
+			w->aborted = true;
+			continue;
+		case UPGRADED__V1__ENVELOPE__BODY_ERROR:
+			return error_set(err, -EIO, "%s", answer->error->text);
+		default:
+			return error_set(err, -EBADMSG, "the daemon answered %s with %s", what,
+					 envelope_name(answer));
+		}
+	}
+}
+
+int link_put(struct waiter *w, Upgraded__V1__CustodyPut *put, const int *fds, size_t n,
+	     struct error *err)
+{
+	Envelope env = ENVELOPE_INIT;
+
+	env.body_case = UPGRADED__V1__ENVELOPE__BODY_CUSTODY_PUT;
+	env.custody_put = put;
+	return ask(w, &env, fds, n, "custody of state and fds", err);
+}
+
+int link_commit(struct waiter *w, struct error *err)
+{
+	Upgraded__V1__CommitRequest commit = UPGRADED__V1__COMMIT_REQUEST__INIT;
+	Envelope env = ENVELOPE_INIT;
+
+	/* An abort that has arrived by now still counts; one that crosses the request does not. */
+	if (w->aborted)
+		return error_set(err, -ECANCELED, "aborted");
+	env.body_case = UPGRADED__V1__ENVELOPE__BODY_COMMIT;
+	env.commit = &commit;
+	return ask(w, &env, NULL, 0, "the COMMIT record", err);
+}
+
+int link_done(struct waiter *w, Upgraded__V1__WorkerDone *done)
+{
+	Envelope env = ENVELOPE_INIT;
+
+	env.body_case = UPGRADED__V1__ENVELOPE__BODY_WORKER_DONE;
+	env.worker_done = done;
+	return wire_send(w->daemon, &env, NULL, 0);
+}

@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The worker's side of its socket to the daemon: see link.c. */
+#ifndef UPGRADED_LINK_H
+#define UPGRADED_LINK_H
+
+#include "error.h"
+#include "scm_rights.h"
+#include "upgraded.pb-c.h"
+#include "wait.h"
+
+/*
+ * Receives WorkerStart. *ret_env owns *ret_start; free it with
+ * envelope_freep(). The fds are the caller's.
+ */
+int link_receive_start(int sock, Upgraded__V1__Envelope **ret_env,
+		       Upgraded__V1__WorkerStart **ret_start, struct scm_fds *ret_fds,
+		       struct error *err);
+
+/* Tells the daemon that a phase was entered. Never fails the upgrade. */
+void link_event(struct waiter *w, Upgraded__V1__Event *event);
+
+/*
+ * Gives something into the daemon's custody; @fds are borrowed. Returns once
+ * the daemon has it: 0, or as wait_for().
+ */
+int link_put(struct waiter *w, Upgraded__V1__CustodyPut *put, const int *fds, size_t n,
+	     struct error *err);
+
+/*
+ * Asks for the COMMIT record. 0: it is written, there is no way back, whatever
+ * else happened meanwhile. Any error: it is not (or, with -EOWNERDEAD, the
+ * daemon died before it answered and the journal must be asked).
+ */
+int link_commit(struct waiter *w, struct error *err);
+
+/* The worker's last message. */
+int link_done(struct waiter *w, Upgraded__V1__WorkerDone *done);
+
+#endif

@@ -1,0 +1,160 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * upgraded-worker: one process for one upgrade. Spawned by the daemon with a
+ * SEQPACKET socket as fd 3; reads its order (WorkerStart), carries it out,
+ * sends WorkerDone, exits. Not for people, hence no options.
+ *
+ * Owns nothing that matters: custody and journal are the daemon's. When this
+ * process dies the daemon starts another one that finishes or undoes.
+ */
+#include "link.h"
+#include "upgrade.h"
+#include "version.h"
+#include "wire.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/prctl.h>
+
+#define DAEMON_FD 3
+
+static void fill_report(struct upgrade *u, Upgraded__V1__Outcome outcome,
+			const struct error *err, Upgraded__V1__Vm *before, Upgraded__V1__Vm *after,
+			Upgraded__V1__PhaseTime **phases, Upgraded__V1__Report *report)
+{
+	upgraded__v1__report__init(report);
+	report->upgrade_id = u->start->upgrade_id;
+	report->vm = u->start->vm->name;
+	report->outcome = outcome;
+	report->tier = u->tier;
+	report->source_version = before->version;
+	report->source_binary = before->binary;
+	report->source = before->process;
+	report->target_version = u->target_version ?: (char *)"";
+	report->target_binary = u->start->target_binary;
+	report->target = u->target.pid ? &u->target : NULL;
+	for (size_t i = 0; i < u->timeline.n; i++)
+		phases[i] = &u->timeline.phase[i];
+	report->phases = phases;
+	report->n_phases = u->timeline.n;
+	if (u->stopped_at_us && u->running_at_us > u->stopped_at_us)
+		report->blackout_us = u->running_at_us - u->stopped_at_us;
+	report->state_bytes = u->state_bytes;
+	report->fds = u->fds;
+	report->findings = u->findings.v;
+	report->n_findings = u->findings.n;
+	report->started_at_us = u->timeline.begin_at_us;
+	report->total_us = timeline_end(&u->timeline);
+	if (outcome == UPGRADED__V1__OUTCOME__OUTCOME_COMMITTED)
+		return;
+	report->error = err->text ?: (char *)"out of memory";
+	report->failed_phase = timeline_phase(&u->timeline);
+	/* The phase that failed, not the rollback that followed. */
+	if (report->failed_phase == UPGRADED__V1__PHASE__PHASE_ROLLBACK && u->timeline.n > 1)
+		report->failed_phase = u->timeline.phase[u->timeline.n - 2].phase;
+}
+
+/* Carries out the order. Returns what the process exits with. */
+static int work(struct upgrade *u)
+{
+	Upgraded__V1__WorkerDone done = UPGRADED__V1__WORKER_DONE__INIT;
+	Upgraded__V1__CheckReport check = UPGRADED__V1__CHECK_REPORT__INIT;
+	Upgraded__V1__PhaseTime *phases[TIMELINE_MAX];
+	Upgraded__V1__Vm before = *u->start->vm, after = *u->start->vm;
+	Upgraded__V1__Report report;
+	Upgraded__V1__Outcome outcome = UPGRADED__V1__OUTCOME__OUTCOME_REFUSED;
+	_cleanup_error_ struct error err = ERROR_INIT;
+
+	switch (u->start->mode) {
+	case UPGRADED__V1__WORKER_MODE__WORKER_CHECK:
+		(void)upgrade_check(u, &err);
+		break;
+	case UPGRADED__V1__WORKER_MODE__WORKER_UPGRADE:
+		outcome = upgrade_run(u, &err);
+		break;
+	case UPGRADED__V1__WORKER_MODE__WORKER_ROLLBACK:
+		outcome = upgrade_undo(u, &err);
+		break;
+	case UPGRADED__V1__WORKER_MODE__WORKER_FORWARD:
+		outcome = upgrade_forward(u, &err);
+		break;
+	default:
+		error_set(&err, -EOPNOTSUPP, "this worker is older than the daemon's order");
+		break;
+	}
+	if (outcome == UPGRADED__V1__OUTCOME__OUTCOME_UNSPECIFIED)
+		return EXIT_FAILURE;
+
+	u->driver->describe(u, false, &before);
+	u->driver->describe(u, outcome == UPGRADED__V1__OUTCOME__OUTCOME_COMMITTED, &after);
+	if (outcome == UPGRADED__V1__OUTCOME__OUTCOME_COMMITTED)
+		after.generation++;
+	after.tier = u->tier;
+	fill_report(u, outcome, &err, &before, &after, phases, &report);
+	done.vm = &after;
+	done.report = &report;
+	if (u->start->mode == UPGRADED__V1__WORKER_MODE__WORKER_CHECK) {
+		check.vm = &after;
+		check.target_binary = u->start->target_binary;
+		check.target_version = report.target_version;
+		check.tier = u->tier;
+		check.findings = u->findings.v;
+		check.n_findings = u->findings.n;
+		check.argv = u->driver->planned_argv(u);
+		while (check.argv && check.argv[check.n_argv])
+			check.n_argv++;
+		if (!err.code)
+			report.error = (char *)"";
+		done.check = &check;
+	}
+	return link_done(&u->wait, &done) < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
+}
+
+int main(int argc, char **argv)
+{
+	_cleanup_scm_fds_ struct scm_fds fds = SCM_FDS_INIT;
+	_cleanup_envelope_ Envelope *env = NULL;
+	_cleanup_error_ struct error err = ERROR_INIT;
+	Upgraded__V1__WorkerStart *start;
+	struct upgrade u = {
+		.driver = &driver_qemu,
+		.wait = WAITER_INIT,
+		.source_pidfd = -EBADF,
+		.target_pidfd = -EBADF,
+		.target = UPGRADED__V1__PROCESS__INIT,
+	};
+	int r;
+
+	if (argc > 1 || fcntl(DAEMON_FD, F_GETFD) < 0) {
+		fprintf(stderr, "upgraded-worker %s is started by upgraded, not by hand; "
+				"see upgradectl(1)\n", UPGRADED_VERSION);
+		return 2;
+	}
+	(void)argv;
+	(void)fcntl(DAEMON_FD, F_SETFD, FD_CLOEXEC);
+	signal(SIGPIPE, SIG_IGN);
+
+	r = link_receive_start(DAEMON_FD, &env, &start, &fds, &err);
+	if (r < 0) {
+		fprintf(stderr, "upgraded-worker: %s\n", err.text ?: "out of memory");
+		return EXIT_FAILURE;
+	}
+	u.start = start;
+	u.source_pidfd = scm_fds_take(&fds, 0);
+	if (fds.n > 1)
+		u.target_pidfd = scm_fds_take(&fds, 1);
+	if (start->target)
+		u.target = *start->target;
+	u.wait.daemon = DAEMON_FD;
+	u.wait.source = u.source_pidfd;
+
+	r = work(&u);
+
+	u.driver->free(&u);
+	findings_clear(&u.findings);
+	free(u.target_version);
+	closep(&u.source_pidfd);
+	closep(&u.target_pidfd);
+	return r;
+}

@@ -1,0 +1,194 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * One upgrade, from top to bottom, in straight-line code:
+ *
+ *   PREPARE → CHECK → FREEZE → LOAD → SWITCH → RUN → DONE
+ *   any failure before the COMMIT record → ROLLBACK
+ *
+ * Called by main.c; owns the order of the phases and nothing else: how a step
+ * is done is the driver's, what must outlive this process is the daemon's.
+ *
+ * If this process dies: before COMMIT is in the journal the daemon starts a
+ * worker that only undoes (upgrade_undo), after it one that only goes forward
+ * (upgrade_forward). Both start from what may be half done and may themselves
+ * be killed and started again.
+ */
+#include "upgrade.h"
+
+#include "link.h"
+
+/* A guest must not stand still for long because somebody hangs. */
+#define DEFAULT_BLACKOUT_LIMIT_US (10 * 1000000ULL)
+#define DEFAULT_PHASE_LIMIT_US (60 * 1000000ULL)
+/* Undoing and finishing have no alternative: they get time of their own. */
+#define LAST_RESORT_US (60 * 1000000ULL)
+
+#define PHASE(p) UPGRADED__V1__PHASE__PHASE_##p
+#define OUTCOME(o) UPGRADED__V1__OUTCOME__OUTCOME_##o
+#define BLOCKER UPGRADED__V1__SEVERITY__SEVERITY_BLOCKER
+
+static void enter(struct upgrade *u, Upgraded__V1__Phase phase, const char *text)
+{
+	Upgraded__V1__Event event = UPGRADED__V1__EVENT__INIT;
+
+	event.upgrade_id = u->start->upgrade_id;
+	event.vm = u->start->vm->name;
+	event.phase = phase;
+	event.elapsed_us = timeline_enter(&u->timeline, phase);
+	event.at_us = realtime_us();
+	event.text = (char *)(text ?: "");
+	link_event(&u->wait, &event);
+}
+
+static void limit_phase(struct upgrade *u)
+{
+	u->wait.deadline_us = now_us() + (u->start->phase_timeout_us ?: DEFAULT_PHASE_LIMIT_US);
+}
+
+/* One limit for FREEZE, LOAD and SWITCH together: the guest stands still. */
+static void limit_blackout(struct upgrade *u)
+{
+	u->wait.deadline_us = now_us() + (u->start->max_blackout_us ?: DEFAULT_BLACKOUT_LIMIT_US);
+}
+
+static int refuse_blockers(struct upgrade *u, struct error *err)
+{
+	size_t n = findings_count(&u->findings, BLOCKER);
+
+	if (!n)
+		return 0;
+	error_set(err, -EPERM, "%zu blocker%s", n, n == 1 ? "" : "s");
+	return error_hint(err, "upgradectl check %s --vmm %s", u->start->vm->name,
+			  u->start->target_binary);
+}
+
+int upgrade_check(struct upgrade *u, struct error *err)
+{
+	timeline_begin(&u->timeline);
+	limit_phase(u);
+	return u->driver->examine(u, err);
+}
+
+/* Up to the point where nothing has been touched yet. */
+static int look(struct upgrade *u, struct error *err)
+{
+	int r;
+
+	enter(u, PHASE(PREPARE), "examining the source and the target");
+	limit_phase(u);
+	r = u->driver->examine(u, err);
+	if (r < 0)
+		return r;
+	return refuse_blockers(u, err);
+}
+
+/* Everything that can be undone. */
+static int switch_over(struct upgrade *u, struct error *err)
+{
+	const struct driver *d = u->driver;
+	int r;
+
+	limit_phase(u);
+	r = d->prepare(u, err);
+	if (r < 0)
+		return r;
+
+	enter(u, PHASE(CHECK), NULL);
+	limit_phase(u);
+	r = d->verify(u, err);
+	if (r < 0)
+		return r;
+	r = refuse_blockers(u, err);
+	if (r < 0)
+		return r;
+
+	enter(u, PHASE(FREEZE), NULL);
+	limit_blackout(u);
+	r = d->freeze(u, err);
+	if (r < 0)
+		return r;
+
+	enter(u, PHASE(LOAD), NULL);
+	r = d->load(u, err);
+	if (r < 0)
+		return r;
+
+	enter(u, PHASE(SWITCH), NULL);
+	r = d->hold(u, err);
+	if (r < 0)
+		return r;
+	return link_commit(&u->wait, err);
+}
+
+/* The one way on after COMMIT; also where a second worker begins. */
+static Upgraded__V1__Outcome go_forward(struct upgrade *u, struct error *err)
+{
+	_cleanup_error_ struct error late = ERROR_INIT;
+
+	u->committed = true;
+	u->wait.uninterruptible = true;
+	u->wait.deadline_us = now_us() + LAST_RESORT_US;
+	enter(u, PHASE(RUN), NULL);
+	if (u->driver->run(u, err) < 0)
+		return OUTCOME(LOST);
+	enter(u, PHASE(DONE), NULL);
+	/* The guest runs; what is left are names and files. */
+	if (u->driver->finish(u, &late) < 0)
+		findings_add(&u->findings, UPGRADED__V1__SEVERITY__SEVERITY_WARNING, "finish",
+			     u->start->vm->name, late.hint, "%s", late.text ?: "out of memory");
+	return OUTCOME(COMMITTED);
+}
+
+static Upgraded__V1__Outcome go_back(struct upgrade *u, const char *why, struct error *err)
+{
+	_cleanup_error_ struct error undo = ERROR_INIT;
+
+	u->wait.uninterruptible = true;
+	u->wait.deadline_us = now_us() + LAST_RESORT_US;
+	enter(u, PHASE(ROLLBACK), why);
+	if (u->driver->undo(u, &undo) < 0) {
+		_cleanup_error_ struct error first = ERROR_INIT;
+
+		error_move(&first, err);
+		error_set(err, undo.code, "%s; and the rollback failed: %s", first.text ?: "?",
+			  undo.text ?: "?");
+		return OUTCOME(LOST);
+	}
+	return OUTCOME(ROLLED_BACK);
+}
+
+Upgraded__V1__Outcome upgrade_run(struct upgrade *u, struct error *err)
+{
+	int r;
+
+	timeline_begin(&u->timeline);
+	r = look(u, err);
+	if (r < 0)
+		return OUTCOME(REFUSED);
+	r = switch_over(u, err);
+	if (r == -EOWNERDEAD && timeline_phase(&u->timeline) == PHASE(SWITCH)) {
+		/*
+		 * The daemon died with the COMMIT request in its hands. Whether
+		 * the record was written is in the journal; the daemon's next
+		 * incarnation reads it and starts another worker. The source is
+		 * held and the target has not run: both ways are open.
+		 */
+		return OUTCOME(UNSPECIFIED);
+	}
+	if (r < 0)
+		return go_back(u, err->text, err);
+	return go_forward(u, err);
+}
+
+Upgraded__V1__Outcome upgrade_undo(struct upgrade *u, struct error *err)
+{
+	timeline_begin(&u->timeline);
+	error_set(err, -ECONNABORTED, "the worker of this upgrade died");
+	return go_back(u, err->text, err);
+}
+
+Upgraded__V1__Outcome upgrade_forward(struct upgrade *u, struct error *err)
+{
+	timeline_begin(&u->timeline);
+	return go_forward(u, err);
+}

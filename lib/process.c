@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Telling one process from a later one with the same pid. A pid is reused, the
+ * pair (pid, start time) is not before the next boot. Called wherever a process
+ * is remembered across the death of the one who knew it; owns nothing.
+ */
+#include "process.h"
+
+#include "cleanup.h"
+
+#include <fcntl.h>
+#include <string.h>
+
+int process_start_time(pid_t pid, uint64_t *ret_ticks)
+{
+	_cleanup_close_ int fd = -EBADF;
+	char path[32], buf[1024], *p;
+	ssize_t n;
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return errno == ENOENT ? -ESRCH : -errno;
+	n = read(fd, buf, sizeof(buf) - 1);
+	if (n <= 0)
+		return n ? -errno : -ESRCH;
+	buf[n] = '\0';
+	/* Field 2, the name, may hold blanks and parentheses; field 3 follows its last ')'. */
+	p = strrchr(buf, ')');
+	for (int field = 2; p && field < 22; field++)
+		p = strchr(p + 1, ' ');
+	if (!p)
+		return -EBADMSG;
+	*ret_ticks = strtoull(p + 1, NULL, 10);
+	return 0;
+}

@@ -82,8 +82,11 @@ struct clock_stats {
 	counter samples, cpus, mono_jump_us, real_jump_us, tsc_jump, step_us;
 };
 
+/* Where the ticks go, best first. */
+enum hb_out { HB_NONE, HB_PORT, HB_DEV_PORT, HB_VIRTIO };
+
 struct hb_stats {
-	counter ticks, late, port, longest_gap_us, longest_gap_at_ms;
+	counter out, ticks, late, unsent, longest_gap_us, longest_gap_at_ms;
 };
 
 struct load {
@@ -142,6 +145,12 @@ const char *part_state_name(enum part_state state);
 void boot_mount(void);
 int boot_cmdline(char *buf, unsigned size);
 void boot_end(void) __attribute__((noreturn));
+
+/* vport.c */
+int vport_find(const char *name, char *ret_path, size_t size);
+
+/* heartbeat.c */
+const char *hb_out_name(enum hb_out out);
 
 /* netif.c */
 int netif_up(const char *address, char *ret_name, unsigned name_size);

@@ -9,7 +9,6 @@
  */
 #include "report.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdarg.h>
@@ -20,40 +19,6 @@
 #include <unistd.h>
 
 #include "now.h"
-
-#define PORT_DEADLINE_MS 2000
-
-/* Finds the virtio-serial port by its name, as udev would for /dev/virtio-ports. */
-static int find_virtio_port(char *ret_path, size_t size)
-{
-	DIR *dir = opendir("/sys/class/virtio-ports");
-	struct dirent *e;
-	int r = -ENOENT;
-
-	if (!dir)
-		return -errno;
-	while (r < 0 && (e = readdir(dir))) {
-		char path[512], name[64] = "";
-		FILE *f;
-
-		if (e->d_name[0] == '.')
-			continue;
-		snprintf(path, sizeof(path), "/sys/class/virtio-ports/%s/name", e->d_name);
-		f = fopen(path, "re");
-		if (!f)
-			continue;
-		if (fgets(name, sizeof(name), f)) {
-			name[strcspn(name, "\n")] = 0;
-			if (!strcmp(name, REPORT_PORT)) {
-				snprintf(ret_path, size, "/dev/%.60s", e->d_name);
-				r = 0;
-			}
-		}
-		fclose(f);
-	}
-	closedir(dir);
-	return r;
-}
 
 static int open_output(const char *path)
 {
@@ -75,16 +40,9 @@ int report_open(const char *where, struct report_out *ret)
 	int fd = -1;
 
 	if (!strcmp(where, "auto")) {
-		uint64_t deadline = now_ns() + PORT_DEADLINE_MS * NSEC_PER_MSEC;
 		char path[80];
 
-		/* The name of a port comes in a message from the host: a moment after the driver is up. */
-		while (find_virtio_port(path, sizeof(path)) < 0 && now_ns() < deadline) {
-			if (access("/sys/class/virtio-ports", F_OK) < 0)
-				break;
-			sleep_ns(20 * NSEC_PER_MSEC);
-		}
-		if (find_virtio_port(path, sizeof(path)) == 0)
+		if (vport_find(REPORT_PORT, path, sizeof(path)) == 0)
 			fd = open_output(path);
 		if (fd < 0)
 			fd = open_output("/dev/ttyS1");
@@ -238,9 +196,9 @@ size_t report_format(struct load *l, uint64_t seq, const char *state, uint64_t d
 	add(&t, ",\"clock\":{\"samples\":%lu,\"cpus\":%lu,\"mono_jump_us\":%lu,\"real_jump_us\":%lu,\"tsc_jump\":%lu,\"step_us\":%lu}",
 	    count_get(&l->clock.samples), count_get(&l->clock.cpus), count_get(&l->clock.mono_jump_us),
 	    count_get(&l->clock.real_jump_us), count_get(&l->clock.tsc_jump), count_get(&l->clock.step_us));
-	add(&t, ",\"hb\":{\"port\":%lu,\"period_us\":%lu,\"ticks\":%lu,\"late\":%lu,\"longest_gap_us\":%lu,\"longest_gap_at_ms\":%lu}",
-	    count_get(&l->hb.port), l->options.hb_us, count_get(&l->hb.ticks), count_get(&l->hb.late),
-	    count_get(&l->hb.longest_gap_us), count_get(&l->hb.longest_gap_at_ms));
+	add(&t, ",\"hb\":{\"out\":\"%s\",\"period_us\":%lu,\"ticks\":%lu,\"late\":%lu,\"unsent\":%lu,\"longest_gap_us\":%lu,\"longest_gap_at_ms\":%lu}",
+	    hb_out_name((enum hb_out)count_get(&l->hb.out)), l->options.hb_us, count_get(&l->hb.ticks),
+	    count_get(&l->hb.late), count_get(&l->hb.unsent), count_get(&l->hb.longest_gap_us), count_get(&l->hb.longest_gap_at_ms));
 	add_slices(&t, l);
 	add(&t, ",\"dropped\":%lu}\n", dropped);
 	return t.at;

@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* One question to the daemon, and how a verb fails: see ask.c. */
+#ifndef UPGRADED_ASK_H
+#define UPGRADED_ASK_H
+
+#include "cli.h"
+
+#define ASK_TIMEOUT_MS 10000
+/* The daemon starts programs to answer: a probe of the target, a new VM. */
+#define ASK_SLOW_TIMEOUT_MS 120000
+
+/*
+ * Connects, asks, and says on stderr what went wrong. Returns CLI_DONE with
+ * the answer, or the exit code.
+ */
+int ask(const struct cli *cli, Envelope *request, Upgraded__V1__Envelope__BodyCase expected,
+	int timeout_ms, Envelope **ret_answer);
+
+/*
+ * Prints @err with its hint and, with ERROR_REFUSED in @c (may be NULL), the
+ * findings; with --json {"error": ...} goes to stdout. Returns the exit code.
+ */
+int fail(const struct cli *cli, const struct client *c, const struct error *err);
+
+#endif

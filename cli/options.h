@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Command-line values that several verbs take: see options.c. */
+#ifndef UPGRADED_OPTIONS_H
+#define UPGRADED_OPTIONS_H
+
+#include "cli.h"
+
+/* A verb without options of its own: none, or exactly one, VM. */
+struct one_vm {
+	struct cli *cli; /* first, as cli_options want it */
+	char *name;
+};
+
+/*
+ * Parses "VM" (or "[VM]" with @optional) and the common options into @args.
+ * Ends the process on wrong usage and on --help, as argp does.
+ */
+void options_one_vm(struct one_vm *args, bool optional, const char *doc, int argc, char **argv);
+
+/* For ARGP_KEY_ARG of a verb that takes one VM. */
+void options_take_vm(char **name, char *arg, struct argp_state *state);
+
+/*
+ * A positive number of @unit_us microseconds (1000 for ms); ends the process
+ * with a usage error otherwise.
+ */
+uint64_t options_time(const char *arg, double unit_us, const char *option,
+		      struct argp_state *state);
+
+/* A whole number from @min to @max, or a usage error. */
+long options_number(const char *arg, long min, long max, const char *what,
+		    struct argp_state *state);
+
+/*
+ * The absolute path of a program: one with a slash is taken from the working
+ * directory, one without from $PATH. NULL if there is no such program.
+ */
+char *options_program(const char *arg);
+
+/* The absolute path of @arg, symbolic links kept. */
+char *options_absolute(const char *arg);
+
+#endif

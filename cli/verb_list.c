@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * upgradectl list: every VM that the daemon knows, one row each. Read-only.
+ */
+#include "ask.h"
+#include "options.h"
+#include "table.h"
+#include "text.h"
+#include "vm.h"
+
+static const char doc[] =
+	"List the VMs that are known.\v"
+	"STATE is \"running\", \"outdated\" (its binary was replaced on disk: upgrade it), the "
+	"phase "
+	"of the upgrade under way, or \"gone\". TIER is the memory tier that an upgrade would use. "
+	"Columns for which the terminal has no room are left out; --json has them all.";
+
+static error_t parse(int key, char *arg, struct argp_state *state)
+{
+	switch (key) {
+	case ARGP_KEY_INIT:
+		state->child_inputs[0] = state->input;
+		return 0;
+	case ARGP_KEY_ARG:
+		argp_error(state, "list takes no name; see 'upgradectl show %s'", arg);
+		return 0;
+	default:
+		return ARGP_ERR_UNKNOWN;
+	}
+}
+
+static void print_list(const struct cli *cli, const Upgraded__V1__VmList *list)
+{
+	static const struct column column[] = {
+		{ .title = "VM", .min = 12 },
+		{ .title = "STATE" },
+		{ .title = "VERSION", .min = 8 },
+		{ .title = "TIER" },
+		{ .title = "MEMORY", .right = true, .drop = 2 },
+		{ .title = "UPGRADES", .right = true, .drop = 3 },
+		{ .title = "PID", .right = true, .drop = 1 },
+		{ .title = "MACHINE", .min = 12, .drop = 4 },
+		{ .title = "MANAGER", .drop = 5 },
+		{ .title = "BINARY", .min = 20 },
+	};
+	_cleanup_table_ struct table t;
+	char number[TEXT_NUMBER];
+
+	table_init(&t, cli, column, ARRAY_SIZE(column));
+	for (size_t i = 0; i < list->n_vms; i++) {
+		const Upgraded__V1__Vm *vm = list->vms[i];
+
+		table_add(&t, STYLE_BOLD, vm->name);
+		table_add(&t, vm_style(vm), vm_state(vm));
+		table_add(&t, STYLE_PLAIN, vm->version);
+		table_add(&t, STYLE_PLAIN, tier_name(vm->tier));
+		table_add(&t, STYLE_PLAIN, vm->memory ? text_bytes(number, vm->memory) : "");
+		table_addf(&t, STYLE_PLAIN, "%u", vm->generation);
+		if (vm->process && vm->process->pid)
+			table_addf(&t, STYLE_PLAIN, "%d", vm->process->pid);
+		else
+			table_add(&t, STYLE_PLAIN, "");
+		table_add(&t, STYLE_PLAIN, vm->machine);
+		table_add(&t, STYLE_PLAIN, vm->manager);
+		table_add(&t, STYLE_PLAIN, vm->binary);
+	}
+	table_print(&t, stdout);
+}
+
+int verb_list(struct cli *cli, int argc, char **argv)
+{
+	static const struct argp argp = { .parser = parse, .doc = doc, .children = cli_options };
+	_cleanup_envelope_ Envelope *answer = NULL;
+	Upgraded__V1__ListRequest list = UPGRADED__V1__LIST_REQUEST__INIT;
+	Envelope request = ENVELOPE_INIT;
+	int r;
+
+	argp_parse(&argp, argc, argv, 0, NULL, cli);
+	request.body_case = UPGRADED__V1__ENVELOPE__BODY_LIST;
+	request.list = &list;
+	r = ask(cli, &request, UPGRADED__V1__ENVELOPE__BODY_VM_LIST, ASK_TIMEOUT_MS, &answer);
+	if (r != CLI_DONE)
+		return r;
+	if (cli->json)
+		return print_json(&answer->vm_list->base);
+	if (answer->vm_list->n_vms)
+		print_list(cli, answer->vm_list);
+	else
+		fprintf(stderr,
+			"No VM is known yet.\n"
+			"  try: upgradectl adopt --pid PID, or upgradectl run NAME -- QEMU ARGS\n");
+	return CLI_DONE;
+}

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What the first process of a guest has to do: mount the kernel's file systems, get a console, read the
- * command line, and turn the machine off.
+ * What the first process of a guest has to do: mount the kernel's file systems, get a console, read
+ * the command line, and turn the machine off.
  *
  * Called by main(), and only when it is PID 1. It owns nothing. If PID 1 died here the kernel would
  * panic, so nothing in it is fatal: a part that misses what was not mounted says so in its report.

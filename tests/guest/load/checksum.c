@@ -4,10 +4,11 @@
  *
  * Called by page.c and disk.c, with whole pages at a time. It owns nothing and has no state.
  *
- * It is not cryptographic: it must be cheap enough that the writer is bound by memory, also when the
- * guest's instructions are emulated, and it must see every damage to a single word for certain. Each
- * word goes through a bijection of its lane, and the lanes are folded by a bijection each, so two
- * inputs that differ in one word can not have the same sum; other damage is missed once in 2^64.
+ * It is not cryptographic: it must be cheap enough that the writer is bound by memory, also when
+ * the guest's instructions are emulated, and it must see every damage to a single word for certain.
+ * Each word goes through a bijection of its lane, and the lanes are folded by a bijection each, so
+ * two inputs that differ in one word can not have the same sum; other damage is missed once in
+ * 2^64.
  */
 #include "checksum.h"
 

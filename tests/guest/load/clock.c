@@ -2,13 +2,14 @@
 /*
  * The clock watcher: time must never go backwards, on no CPU and not from one CPU to another.
  *
- * One thread, started by main(), which starts the watchers: as many as there are CPUs (at most 4), each
- * pinned to one CPU after the other. All publish the latest time that any of them saw; a watcher first
- * loads that and then reads the clock, so what it reads can only be the same or later, on whatever CPU
- * it runs. The TSC is compared per CPU: between CPUs no one promises that it is equal.
+ * One thread, started by main(), which starts the watchers: as many as there are CPUs (at most 4),
+ * each pinned to one CPU after the other. All publish the latest time that any of them saw; a
+ * watcher first loads that and then reads the clock, so what it reads can only be the same or
+ * later, on whatever CPU it runs. The TSC is compared per CPU: between CPUs no one promises that it
+ * is equal.
  *
- * Jumps forward are no errors (a stopped guest may see one) but are recorded, as is the largest step of
- * CLOCK_REALTIME against CLOCK_MONOTONIC: nobody sets the clock in this guest.
+ * Jumps forward are no errors (a stopped guest may see one) but are recorded, as is the largest
+ * step of CLOCK_REALTIME against CLOCK_MONOTONIC: nobody sets the clock in this guest.
  */
 #include <sched.h>
 #include <stdlib.h>
@@ -23,12 +24,12 @@
 #define MAX_WATCHERS	4
 #define MAX_CPUS	256
 #define SAMPLE_US	1000
-#define SAMPLES_PER_CPU	16
+#define SAMPLES_PER_CPU 16
 
 struct clock_shared {
 	struct load *load;
 	unsigned cpus;
-	counter mono, real, tsc[MAX_CPUS];	/* the latest that anyone saw */
+	counter mono, real, tsc[MAX_CPUS]; /* the latest that anyone saw */
 };
 
 struct watcher {
@@ -46,7 +47,8 @@ static inline uint64_t read_tsc(void)
 #endif
 }
 
-static void backwards(struct load *l, enum load_error kind, unsigned cpu, uint64_t before, uint64_t now)
+static void backwards(struct load *l, enum load_error kind, unsigned cpu, uint64_t before,
+		      uint64_t now)
 {
 	load_error(l, kind, "from %lu back to %lu on CPU %u", before, now, cpu);
 }
@@ -59,8 +61,10 @@ static uint64_t latest(const counter *c)
 static void sample(struct clock_shared *s, unsigned cpu, uint64_t last[4])
 {
 	struct load *l = s->load;
-	uint64_t before_mono = latest(&s->mono), before_real = latest(&s->real), before_tsc = latest(&s->tsc[cpu]);
-	uint64_t tsc = read_tsc(), mono = now_ns(), real = clock_ns(CLOCK_REALTIME), after = now_ns();
+	uint64_t before_mono = latest(&s->mono), before_real = latest(&s->real),
+		 before_tsc = latest(&s->tsc[cpu]);
+	uint64_t tsc = read_tsc(), mono = now_ns(), real = clock_ns(CLOCK_REALTIME),
+		 after = now_ns();
 	int64_t offset = (int64_t)(real - mono);
 
 	if (mono < before_mono)
@@ -89,9 +93,11 @@ static void sample(struct clock_shared *s, unsigned cpu, uint64_t last[4])
 			count_max(&l->clock.real_jump_us, (real - last[1]) / NSEC_PER_USEC);
 		if (tsc > before_tsc && before_tsc)
 			count_max(&l->clock.tsc_jump, tsc - before_tsc);
-		/* The two reads are not one: only what the time between them can not explain is a step. */
+		/* The two reads are not one: only what the time between them can not explain is a
+		 * step. */
 		if (after - mono < 50 * NSEC_PER_USEC && last[3])
-			count_max(&l->clock.step_us, (uint64_t)llabs(offset - (int64_t)last[2]) / NSEC_PER_USEC);
+			count_max(&l->clock.step_us,
+				  (uint64_t)llabs(offset - (int64_t)last[2]) / NSEC_PER_USEC);
 	}
 	last[0] = mono;
 	last[1] = real;
@@ -115,7 +121,7 @@ static void *watcher_thread(void *arg)
 		CPU_ZERO(&set);
 		CPU_SET(cpu, &set);
 		if (sched_setaffinity(0, sizeof(set), &set) < 0)
-			continue;	/* not ours, or taken offline: the next one */
+			continue; /* not ours, or taken offline: the next one */
 		for (unsigned i = 0; i < SAMPLES_PER_CPU && !load_stopping(l); i++) {
 			sample(s, cpu, last);
 			if (inject_now(l, INJECT_CLOCK))
@@ -145,7 +151,7 @@ void *clock_thread(void *arg)
 	for (unsigned i = 0; i < MAX_WATCHERS && i < s.cpus; i++) {
 		struct sched_param rt = { .sched_priority = 10 };
 
-		w[i] = (struct watcher) { .shared = &s, .first_cpu = i };
+		w[i] = (struct watcher){ .shared = &s, .first_cpu = i };
 		if (pthread_create(&thread[i], &attr, watcher_thread, &w[i]) != 0)
 			break;
 		/* Best effort: without it the jumps include the wait for a CPU. */

@@ -2,10 +2,10 @@
 /*
  * Numbered, checksummed blocks on a disk, and the memory of what a completed fsync promised.
  *
- * Called by diskload.c, and by the unit tests with an ordinary file. A struct disk owns its descriptor
- * and its tables. The promise that is checked: after disk_sync() returned 0, every block written before
- * reads back with the sequence number of its last write. Reads go past the page cache (O_DIRECT), so
- * that they see what the device holds and not what this kernel remembers.
+ * Called by diskload.c, and by the unit tests with an ordinary file. A struct disk owns its
+ * descriptor and its tables. The promise that is checked: after disk_sync() returned 0, every block
+ * written before reads back with the sequence number of its last write. Reads go past the page
+ * cache (O_DIRECT), so that they see what the device holds and not what this kernel remembers.
  *
  * The knowledge is in memory only: a block that this run has not written yet is not judged.
  */
@@ -83,7 +83,7 @@ void disk_close(struct disk *d)
 		close(d->fd);
 	free(d->durable);
 	free(d->buf);
-	*d = (struct disk) { .fd = -1 };
+	*d = (struct disk){ .fd = -1 };
 }
 
 static uint64_t block_checksum(const struct disk_block *b)
@@ -144,8 +144,10 @@ int disk_sync(struct disk *d)
 	return 0;
 }
 
-/* Reads a block back and judges it; one without a promise is DISK_OK unread, with *ret_sequence 0. */
-int disk_verify(struct disk *d, uint64_t number, enum disk_verdict *ret_verdict, uint64_t *ret_sequence)
+/* Reads a block back and judges it; one without a promise is DISK_OK unread, with *ret_sequence 0.
+ */
+int disk_verify(struct disk *d, uint64_t number, enum disk_verdict *ret_verdict,
+		uint64_t *ret_sequence)
 {
 	struct disk_block *b = d->buf;
 	uint64_t want;
@@ -166,9 +168,11 @@ int disk_verify(struct disk *d, uint64_t number, enum disk_verdict *ret_verdict,
 
 	*ret_sequence = b->sequence;
 	if (b->checksum == block_checksum(b) && b->run == d->run && b->number == number)
-		*ret_verdict = b->sequence == want ? DISK_OK : b->sequence < want ? DISK_LOST : DISK_WRONG;
+		*ret_verdict = b->sequence == want  ? DISK_OK
+			       : b->sequence < want ? DISK_LOST
+						    : DISK_WRONG;
 	else if (b->checksum == block_checksum(b) && b->number == number)
-		*ret_verdict = DISK_LOST;	/* what an earlier run had left there */
+		*ret_verdict = DISK_LOST; /* what an earlier run had left there */
 	else
 		*ret_verdict = DISK_WRONG;
 	return 0;

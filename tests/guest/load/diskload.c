@@ -2,9 +2,9 @@
 /*
  * The disk writer: batches of blocks at random places, an fsync, and read-back of what is promised.
  *
- * One thread, started by main(); it owns the struct disk. Every round also re-reads older blocks, so a
- * write that an earlier QEMU acknowledged and a later one does not have is found within seconds, and
- * when the load stops the whole area is read once more.
+ * One thread, started by main(); it owns the struct disk. Every round also re-reads older blocks,
+ * so a write that an earlier QEMU acknowledged and a later one does not have is found within
+ * seconds, and when the load stops the whole area is read once more.
  */
 #include <errno.h>
 #include <string.h>
@@ -33,7 +33,8 @@ static void verify(struct load *l, struct disk *d, uint64_t number)
 	if (verdict == DISK_OK)
 		return;
 	load_error(l, verdict == DISK_LOST ? ERROR_DISK_LOST : ERROR_DISK_WRONG,
-		   "block %lu has sequence %lu, fsync promised %lu", number, sequence, d->durable[number]);
+		   "block %lu has sequence %lu, fsync promised %lu", number, sequence,
+		   d->durable[number]);
 	/* One fault is one error: the block is judged again when it has been written again. */
 	d->durable[number] = 0;
 }
@@ -45,7 +46,8 @@ static void inject_lost_write(struct disk *d, uint64_t number)
 
 	if (disk_write(d, number) < 0 || disk_sync(d) < 0)
 		return;
-	/* disk_write() left the new version in the buffer; with a lower number it is a good older one. */
+	/* disk_write() left the new version in the buffer; with a lower number it is a good older
+	 * one. */
 	b->sequence--;
 	b->checksum = checksum64(&b->run, DISK_BLOCK / 8 - 1);
 	if (pwrite(d->fd, b, DISK_BLOCK, (off_t)(number * DISK_BLOCK)) != DISK_BLOCK)
@@ -87,7 +89,8 @@ static void round_trip(struct load *l, struct disk *d, uint64_t *random)
 void *disk_thread(void *arg)
 {
 	struct load *l = arg;
-	uint64_t random = clock_ns(CLOCK_REALTIME) ^ now_ns() << 20, deadline = now_ns() + OPEN_DEADLINE_MS * NSEC_PER_MSEC;
+	uint64_t random = clock_ns(CLOCK_REALTIME) ^ now_ns() << 20,
+		 deadline = now_ns() + OPEN_DEADLINE_MS * NSEC_PER_MSEC;
 	struct disk d;
 	int r;
 

@@ -2,8 +2,8 @@
 /*
  * Where every part of the test load hands in what it found wrong.
  *
- * Called from all threads. It owns the counters by kind and the text of the first error in the context:
- * the first one is the one worth reading, the rest is usually its consequence.
+ * Called from all threads. It owns the counters by kind and the text of the first error in the
+ * context: the first one is the one worth reading, the rest is usually its consequence.
  */
 #include <stdarg.h>
 #include <stdio.h>
@@ -18,7 +18,8 @@ void load_error(struct load *l, enum load_error kind, const char *fmt, ...)
 
 	pthread_mutex_lock(&l->first_error_lock);
 	if (!l->first_error[0]) {
-		int n = snprintf(l->first_error, sizeof(l->first_error), "%s: ", load_error_name(kind));
+		int n = snprintf(l->first_error, sizeof(l->first_error),
+				 "%s: ", load_error_name(kind));
 
 		va_start(ap, fmt);
 		vsnprintf(l->first_error + n, sizeof(l->first_error) - (size_t)n, fmt, ap);
@@ -39,16 +40,11 @@ uint64_t load_errors_total(const struct load *l)
 const char *load_error_name(enum load_error kind)
 {
 	static const char *const names[N_LOAD_ERRORS] = {
-		[ERROR_SETUP]		= "setup",
-		[ERROR_MEM]		= "mem",
-		[ERROR_DISK_WRONG]	= "disk_wrong",
-		[ERROR_DISK_LOST]	= "disk_lost",
-		[ERROR_DISK_IO]		= "disk_io",
-		[ERROR_NET_SEQUENCE]	= "net_sequence",
-		[ERROR_NET_RESET]	= "net_reset",
-		[ERROR_CLOCK_MONO]	= "clock_mono",
-		[ERROR_CLOCK_REAL]	= "clock_real",
-		[ERROR_CLOCK_TSC]	= "clock_tsc",
+		[ERROR_SETUP] = "setup",	   [ERROR_MEM] = "mem",
+		[ERROR_DISK_WRONG] = "disk_wrong", [ERROR_DISK_LOST] = "disk_lost",
+		[ERROR_DISK_IO] = "disk_io",	   [ERROR_NET_SEQUENCE] = "net_sequence",
+		[ERROR_NET_RESET] = "net_reset",   [ERROR_CLOCK_MONO] = "clock_mono",
+		[ERROR_CLOCK_REAL] = "clock_real", [ERROR_CLOCK_TSC] = "clock_tsc",
 	};
 
 	return names[kind];
@@ -57,7 +53,7 @@ const char *load_error_name(enum load_error kind)
 const char *load_part_name(enum load_part part)
 {
 	static const char *const names[N_LOAD_PARTS] = {
-		[PART_MEM] = "mem", [PART_DISK] = "disk", [PART_NET] = "net",
+		[PART_MEM] = "mem",	[PART_DISK] = "disk", [PART_NET] = "net",
 		[PART_CLOCK] = "clock", [PART_HB] = "hb",
 	};
 

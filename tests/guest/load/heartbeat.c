@@ -2,14 +2,16 @@
 /*
  * The heartbeat: one byte to the debug console port every millisecond.
  *
- * One real-time thread, started by main(). The byte is the number of the tick modulo 256, so that the host
- * can measure how long the guest stood still (in the host's clock, which is the only one that did not
- * stop with it) and can tell whether a tick was lost or made twice on the way from one QEMU to another.
- * A tick that comes late is not made up for: the next one is a period later, and the numbers stay dense.
+ * One real-time thread, started by main(). The byte is the number of the tick modulo 256, so that
+ * the host can measure how long the guest stood still (in the host's clock, which is the only one
+ * that did not stop with it) and can tell whether a tick was lost or made twice on the way from one
+ * QEMU to another. A tick that comes late is not made up for: the next one is a period later, and
+ * the numbers stay dense.
  *
- * The port is written directly; through /dev/port where the kernel has no ioperm(); and when the machine
- * has no debug console, or is none of the x86 kind, to the virtio-serial port org.upgraded.hb. Without any
- * of them (an ordinary process) only the longest gap in the guest's own clock is kept.
+ * The port is written directly; through /dev/port where the kernel has no ioperm(); and when the
+ * machine has no debug console, or is none of the x86 kind, to the virtio-serial port
+ * org.upgraded.hb. Without any of them (an ordinary process) only the longest gap in the guest's
+ * own clock is kept.
  */
 #include <fcntl.h>
 #include <sched.h>
@@ -21,9 +23,9 @@
 #include "load.h"
 #include "now.h"
 
-#define GOING_AFTER	100
-#define HB_VPORT	"org.upgraded.hb"
-#define DEBUGCON_ID	0xe9	/* what the debug console answers when it is read */
+#define GOING_AFTER 100
+#define HB_VPORT    "org.upgraded.hb"
+#define DEBUGCON_ID 0xe9 /* what the debug console answers when it is read */
 
 struct outlet {
 	enum hb_out kind;
@@ -111,7 +113,8 @@ void *heartbeat_thread(void *arg)
 
 	for (uint64_t tick = 0; !load_stopping(l);) {
 		struct timespec ts = {
-			.tv_sec = (time_t)(due / NSEC_PER_SEC), .tv_nsec = (long)(due % NSEC_PER_SEC),
+			.tv_sec = (time_t)(due / NSEC_PER_SEC),
+			.tv_nsec = (long)(due % NSEC_PER_SEC),
 		};
 		uint64_t now;
 

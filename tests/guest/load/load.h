@@ -37,22 +37,23 @@ static inline bool count_max(counter *c, uint64_t v)
 	uint64_t old = count_get(c);
 
 	while (old < v)
-		if (atomic_compare_exchange_weak_explicit(c, &old, v, memory_order_relaxed, memory_order_relaxed))
+		if (atomic_compare_exchange_weak_explicit(c, &old, v, memory_order_relaxed,
+							  memory_order_relaxed))
 			return true;
 	return false;
 }
 
 enum load_error {
-	ERROR_SETUP,		/* a part that was asked for could not start */
-	ERROR_MEM,		/* a page was not as it was written */
-	ERROR_DISK_WRONG,	/* a block has damaged or foreign content */
-	ERROR_DISK_LOST,	/* a block is older than the last fsync that covered it */
-	ERROR_DISK_IO,		/* a read, write or fsync failed */
-	ERROR_NET_SEQUENCE,	/* the echoed stream is not what was sent */
-	ERROR_NET_RESET,	/* the connection broke */
-	ERROR_CLOCK_MONO,	/* CLOCK_MONOTONIC went backwards */
-	ERROR_CLOCK_REAL,	/* CLOCK_REALTIME went backwards */
-	ERROR_CLOCK_TSC,	/* the TSC of one CPU went backwards */
+	ERROR_SETUP,	    /* a part that was asked for could not start */
+	ERROR_MEM,	    /* a page was not as it was written */
+	ERROR_DISK_WRONG,   /* a block has damaged or foreign content */
+	ERROR_DISK_LOST,    /* a block is older than the last fsync that covered it */
+	ERROR_DISK_IO,	    /* a read, write or fsync failed */
+	ERROR_NET_SEQUENCE, /* the echoed stream is not what was sent */
+	ERROR_NET_RESET,    /* the connection broke */
+	ERROR_CLOCK_MONO,   /* CLOCK_MONOTONIC went backwards */
+	ERROR_CLOCK_REAL,   /* CLOCK_REALTIME went backwards */
+	ERROR_CLOCK_TSC,    /* the TSC of one CPU went backwards */
 	N_LOAD_ERRORS
 };
 
@@ -60,13 +61,13 @@ enum load_part { PART_MEM, PART_DISK, PART_NET, PART_CLOCK, PART_HB, N_LOAD_PART
 
 enum part_state { STATE_OFF, STATE_STARTING, STATE_GOING, STATE_FAILED };
 
-#define SLICE_MS	100
-#define N_SLICES	64
+#define SLICE_MS 100
+#define N_SLICES 64
 
 struct mem_stats {
 	counter mb, passes, verified, locked;
-	counter slice[N_SLICES];	/* pages done in slice s, at s % N_SLICES */
-	counter slice_now;		/* the slice being filled; older ones are final */
+	counter slice[N_SLICES]; /* pages done in slice s, at s % N_SLICES */
+	counter slice_now;	 /* the slice being filled; older ones are final */
 	counter slice_first;
 };
 
@@ -91,14 +92,14 @@ struct hb_stats {
 
 struct load {
 	struct load_options options;
-	bool init;			/* we are PID 1 of a guest */
+	bool init; /* we are PID 1 of a guest */
 	uint64_t start_ns;
-	atomic_bool stop;		/* the parts are to end */
-	atomic_bool finished;		/* they have ended: the reporter's last line */
-	_Atomic unsigned inject;	/* faults still to be made, enum load_inject */
+	atomic_bool stop;	 /* the parts are to end */
+	atomic_bool finished;	 /* they have ended: the reporter's last line */
+	_Atomic unsigned inject; /* faults still to be made, enum load_inject */
 	atomic_bool ready;
 
-	_Atomic int part[N_LOAD_PARTS];	/* enum part_state */
+	_Atomic int part[N_LOAD_PARTS]; /* enum part_state */
 	counter errors[N_LOAD_ERRORS];
 
 	pthread_mutex_t first_error_lock;
@@ -135,7 +136,8 @@ static inline bool inject_now(struct load *l, enum load_inject what)
 }
 
 /* errors.c */
-void load_error(struct load *l, enum load_error kind, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+void load_error(struct load *l, enum load_error kind, const char *fmt, ...)
+	__attribute__((format(printf, 3, 4)));
 uint64_t load_errors_total(const struct load *l);
 const char *load_error_name(enum load_error kind);
 const char *load_part_name(enum load_part part);

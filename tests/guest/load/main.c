@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The load that runs in the test guest, as its only process (/init of the initramfs), or as an ordinary
- * process for its own tests.
+ * The load that runs in the test guest, as its only process (/init of the initramfs), or as an
+ * ordinary process for its own tests.
  *
- * It starts the parts (memory writer, disk writer, TCP stream, clock watcher, heartbeat, reporter), waits
- * for the end, and says at the end what was wrong. It owns the context that all parts share. As PID 1 it
- * never returns: when the load is over the machine is turned off; were it to die, the kernel would
- * panic, the heartbeat would stop, and the host would see a guest that is gone.
+ * It starts the parts (memory writer, disk writer, TCP stream, clock watcher, heartbeat, reporter),
+ * waits for the end, and says at the end what was wrong. It owns the context that all parts share.
+ * As PID 1 it never returns: when the load is over the machine is turned off; were it to die, the
+ * kernel would panic, the heartbeat would stop, and the host would see a guest that is gone.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -29,7 +29,8 @@ struct part {
 	bool started;
 };
 
-/* Memory that is paged out, or a process that is killed for memory, would be a fault of the test. */
+/* Memory that is paged out, or a process that is killed for memory, would be a fault of the test.
+ */
 static void hold_memory(void)
 {
 	int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
@@ -79,7 +80,8 @@ static void wait_for_end(struct load *l, const sigset_t *signals)
 		/* A guest's PID 1 gets signals from nobody but the kernel (Ctrl-Alt-Del). */
 		if (sig > 0)
 			return;
-		if (l->options.seconds && now_ns() - l->start_ns >= l->options.seconds * NSEC_PER_SEC)
+		if (l->options.seconds &&
+		    now_ns() - l->start_ns >= l->options.seconds * NSEC_PER_SEC)
 			return;
 	}
 }
@@ -87,18 +89,17 @@ static void wait_for_end(struct load *l, const sigset_t *signals)
 static int run(struct load *l)
 {
 	struct part parts[N_LOAD_PARTS] = {
-		[PART_MEM]	= { .run = mem_thread },
-		[PART_DISK]	= { .run = disk_thread },
-		[PART_NET]	= { .run = net_thread },
-		[PART_CLOCK]	= { .run = clock_thread },
-		[PART_HB]	= { .run = heartbeat_thread },
+		[PART_MEM] = { .run = mem_thread },	 [PART_DISK] = { .run = disk_thread },
+		[PART_NET] = { .run = net_thread },	 [PART_CLOCK] = { .run = clock_thread },
+		[PART_HB] = { .run = heartbeat_thread },
 	};
 	const struct load_options *o = &l->options;
 	pthread_t reporter;
 	sigset_t signals;
 	bool reporting;
 
-	/* Blocked before any thread starts: all threads inherit it, and only sigtimedwait() takes them. */
+	/* Blocked before any thread starts: all threads inherit it, and only sigtimedwait() takes
+	 * them. */
 	sigemptyset(&signals);
 	sigaddset(&signals, SIGINT);
 	sigaddset(&signals, SIGTERM);
@@ -114,7 +115,8 @@ static int run(struct load *l)
 		int r = netif_up(o->net, name, sizeof(name));
 
 		if (r < 0)
-			load_error(l, ERROR_SETUP, "bringing up a network interface for %s: %s", o->net, strerror(-r));
+			load_error(l, ERROR_SETUP, "bringing up a network interface for %s: %s",
+				   o->net, strerror(-r));
 		else
 			fprintf(stderr, "load: %s is %s\n", name, o->net);
 	}
@@ -129,8 +131,8 @@ static int run(struct load *l)
 	if (reporting)
 		pthread_join(reporter, NULL);
 
-	fprintf(stderr, "load: done, %lu errors%s%s\n", load_errors_total(l), l->first_error[0] ? ", the first: " : "",
-		l->first_error);
+	fprintf(stderr, "load: done, %lu errors%s%s\n", load_errors_total(l),
+		l->first_error[0] ? ", the first: " : "", l->first_error);
 	return load_errors_total(l) ? 1 : 0;
 }
 
@@ -151,14 +153,18 @@ int main(int argc, char **argv)
 		boot_mount();
 		r = boot_cmdline(cmdline, sizeof(cmdline));
 		if (r < 0)
-			load_error(l, ERROR_SETUP, "reading the kernel command line: %s", strerror(-r));
+			load_error(l, ERROR_SETUP, "reading the kernel command line: %s",
+				   strerror(-r));
 		else if (options_parse_cmdline(&l->options, cmdline, bad, sizeof(bad)) < 0)
 			load_error(l, ERROR_SETUP, "not understood: %s", bad);
 		hold_memory();
 	} else {
 		r = options_parse_argv(&l->options, argc, argv);
 		if (r < 0) {
-			fprintf(stderr, "load: not understood: %s (options are --KEY=VALUE, see README.md)\n", argv[-r]);
+			fprintf(stderr,
+				"load: not understood: %s (options are --KEY=VALUE, see "
+				"README.md)\n",
+				argv[-r]);
 			return 2;
 		}
 	}

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The memory writer: goes round and round over its pages, verifies each one against what the last pass
- * wrote, and writes it anew.
+ * The memory writer: goes round and round over its pages, verifies each one against what the last
+ * pass wrote, and writes it anew.
  *
- * One thread, started by main(). It owns its pages. Which generation a page must have follows from the
- * pass and the position alone, so no table of expectations has to be kept (and could be damaged along
- * with the pages). How much work was done in each 100 ms of the guest's clock is kept for the reporter:
- * the loss of speed after an upgrade is read off it.
+ * One thread, started by main(). It owns its pages. Which generation a page must have follows from
+ * the pass and the position alone, so no table of expectations has to be kept (and could be damaged
+ * along with the pages). How much work was done in each 100 ms of the guest's clock is kept for the
+ * reporter: the loss of speed after an upgrade is read off it.
  *
  * It never exits before the load stops: a wrong page is counted and written anew.
  */
@@ -37,7 +37,8 @@ static uint64_t mem_available_kb(void)
 	return kb;
 }
 
-/* Counts pages into the slice of `now`; slices that passed without any work get a zero of their own. */
+/* Counts pages into the slice of `now`; slices that passed without any work get a zero of their
+ * own. */
 static void account(struct mem_stats *s, uint64_t slice, uint64_t pages)
 {
 	uint64_t at = count_get(&s->slice_now);
@@ -69,14 +70,17 @@ void *mem_thread(void *arg)
 	uint64_t mb = l->options.mem_mb, available = mem_available_kb(), n, pass;
 	struct load_page *pages;
 
-	/* A guest that runs out of memory tests nothing; the report says how much it is in truth. */
+	/* A guest that runs out of memory tests nothing; the report says how much it is in truth.
+	 */
 	if (available && available < mb * 1024 + SPARE_KB)
 		mb = available > 2 * SPARE_KB ? (available - SPARE_KB) / 1024 : available / 2048;
 	n = mb << 20 >> 12;
-	pages = mmap(NULL, n * LOAD_PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	pages = mmap(NULL, n * LOAD_PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+		     -1, 0);
 	if (n == 0 || pages == MAP_FAILED) {
 		part_set(l, PART_MEM, STATE_FAILED);
-		load_error(l, ERROR_SETUP, "no %lu MiB for the memory writer: %s", mb, strerror(errno));
+		load_error(l, ERROR_SETUP, "no %lu MiB for the memory writer: %s", mb,
+			   strerror(errno));
 		return NULL;
 	}
 	count_set(&s->mb, mb);
@@ -92,12 +96,15 @@ void *mem_thread(void *arg)
 			enum page_verdict v = page_check(&pages[i], i, pass - 1);
 
 			if (v != PAGE_OK)
-				load_error(l, ERROR_MEM, "page %lu in pass %lu is %s (says page %lu, pass %lu)",
-					   i, pass, page_verdict_name(v), pages[i].index, pages[i].generation);
+				load_error(l, ERROR_MEM,
+					   "page %lu in pass %lu is %s (says page %lu, pass %lu)",
+					   i, pass, page_verdict_name(v), pages[i].index,
+					   pages[i].generation);
 			page_write(&pages[i], i, pass);
 			count_add(&s->verified, 1);
 
-			/* Asking for the time costs as much as a good part of a page: every fourth one. */
+			/* Asking for the time costs as much as a good part of a page: every fourth
+			 * one. */
 			if (i % 4 == 3 || i == n - 1) {
 				uint64_t now = now_ns(), slice = now / (SLICE_MS * NSEC_PER_MSEC);
 

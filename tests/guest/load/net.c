@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The TCP stream: one connection to the peer on the host, which echoes; both directions are checked.
+ * The TCP stream: one connection to the peer on the host, which echoes; both directions are
+ * checked.
  *
- * One thread, started by main(); it owns the socket. It keeps a bounded amount in flight at all times, so
- * that there always is something on the way when the guest is stopped. The connection must live
- * through everything: a break is an error of its own, after which a new connection is made, so
- * that the load goes on and a second fault can be seen too. Before the first connection the peer is
- * merely not there yet, which is no error (and the load not READY).
+ * One thread, started by main(); it owns the socket. It keeps a bounded amount in flight at all
+ * times, so that there always is something on the way when the guest is stopped. The connection
+ * must live through everything: a break is an error of its own, after which a new connection is
+ * made, so that the load goes on and a second fault can be seen too. Before the first connection
+ * the peer is merely not there yet, which is no error (and the load not READY).
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -23,16 +24,16 @@
 #include "now.h"
 #include "stream.h"
 
-#define CHUNK		4096
-#define WINDOW		(16 * CHUNK)
-#define CONNECT_MS	3000
-#define RETRY_MS	200
-#define DRAIN_MS	3000
+#define CHUNK	   4096
+#define WINDOW	   (16 * CHUNK)
+#define CONNECT_MS 3000
+#define RETRY_MS   200
+#define DRAIN_MS   3000
 
 struct connection {
 	int fd;
 	uint64_t seed, sent, received;
-	uint64_t last_rx_ns;		/* or when something got into flight after nothing was */
+	uint64_t last_rx_ns; /* or when something got into flight after nothing was */
 	uint64_t next_tx_ns;
 };
 
@@ -40,7 +41,8 @@ static int wait_for(int fd, short events, uint64_t ns)
 {
 	struct pollfd p = { .fd = fd, .events = events };
 	struct timespec ts = {
-		.tv_sec = (time_t)(ns / NSEC_PER_SEC), .tv_nsec = (long)(ns % NSEC_PER_SEC),
+		.tv_sec = (time_t)(ns / NSEC_PER_SEC),
+		.tv_nsec = (long)(ns % NSEC_PER_SEC),
 	};
 	int r = ppoll(&p, 1, &ts, NULL);
 
@@ -80,7 +82,7 @@ static int peer_connect(struct load *l, struct connection *ret)
 		}
 	}
 	c.seed = mix64(clock_ns(CLOCK_REALTIME) ^ now_ns());
-	hello = (struct stream_hello) { .magic = STREAM_MAGIC, .seed = c.seed };
+	hello = (struct stream_hello){ .magic = STREAM_MAGIC, .seed = c.seed };
 	/* A fresh socket's buffer is empty: 16 bytes go whole or not at all. */
 	if (send(c.fd, &hello, sizeof(hello), MSG_NOSIGNAL) != sizeof(hello))
 		goto fail_errno;
@@ -127,7 +129,7 @@ static int transmit(struct load *l, struct connection *c)
 	ssize_t n;
 
 	if (c->sent == c->received)
-		c->last_rx_ns = now;	/* silence counts from here: before, nothing was due */
+		c->last_rx_ns = now; /* silence counts from here: before, nothing was due */
 	stream_fill(c->seed, c->sent, buf, sizeof(buf));
 	if (inject_now(l, INJECT_NET))
 		stream_fill(c->seed, c->sent + 1, buf, sizeof(buf));

@@ -33,7 +33,8 @@ static int find_ethernet(char *ret_name)
 		FILE *f;
 		int type = 0;
 
-		if (e->d_name[0] == '.' || !strcmp(e->d_name, "lo") || strlen(e->d_name) >= IFNAMSIZ)
+		if (e->d_name[0] == '.' || !strcmp(e->d_name, "lo") ||
+		    strlen(e->d_name) >= IFNAMSIZ)
 			continue;
 		snprintf(path, sizeof(path), "/sys/class/net/%s/type", e->d_name);
 		f = fopen(path, "re");

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The settings of the test load, from the kernel command line (load.KEY=VALUE) or from the program's
- * own arguments (--KEY=VALUE).
+ * The settings of the test load, from the kernel command line (load.KEY=VALUE) or from the
+ * program's own arguments (--KEY=VALUE).
  *
- * Called by main() only. It owns nothing. A word of the kernel command line that is not ours is passed
- * over; one of ours that can not be understood is an error, because a test that silently runs without
- * the part it asked for would pass for the wrong reason.
+ * Called by main() only. It owns nothing. A word of the kernel command line that is not ours is
+ * passed over; one of ours that can not be understood is an error, because a test that silently
+ * runs without the part it asked for would pass for the wrong reason.
  */
 #include "options.h"
 
@@ -17,7 +17,7 @@
 
 void options_default(struct load_options *o, bool init)
 {
-	*o = (struct load_options) {
+	*o = (struct load_options){
 		.mem_mb = 64,
 		.disk_mb = 16,
 		.disk_pause_ms = 10,
@@ -85,7 +85,8 @@ static int parse_inject(const char *text, unsigned *ret)
 }
 
 /* Splits "10.77.0.2/24" or "10.77.0.1:7777"; the address is returned in network order. */
-int options_split_address(const char *text, char separator, uint32_t *ret_address, uint64_t *ret_number)
+int options_split_address(const char *text, char separator, uint32_t *ret_address,
+			  uint64_t *ret_number)
 {
 	char buf[INET_ADDRSTRLEN];
 	const char *sep = strchr(text, separator);
@@ -215,7 +216,8 @@ static int set_word(struct load_options *o, const char *word)
 }
 
 /* On an error ret_bad is the word that was not understood; all others are applied still. */
-int options_parse_cmdline(struct load_options *o, const char *cmdline, char *ret_bad, unsigned bad_size)
+int options_parse_cmdline(struct load_options *o, const char *cmdline, char *ret_bad,
+			  unsigned bad_size)
 {
 	int ret = 0;
 

@@ -4,9 +4,10 @@
  *
  * Called by mem.c. It owns nothing; the pages belong to the caller.
  *
- * A page says which page it is and of which pass, and both are under the checksum. So three different
- * faults are told apart: damaged bits, a page at the wrong place, and an old page at the right place.
- * The last one is what a lost dirty page looks like, and a checksum alone would call it good.
+ * A page says which page it is and of which pass, and both are under the checksum. So three
+ * different faults are told apart: damaged bits, a page at the wrong place, and an old page at the
+ * right place. The last one is what a lost dirty page looks like, and a checksum alone would call
+ * it good.
  */
 #include "page.h"
 

@@ -2,10 +2,11 @@
 /*
  * The reporter: one JSON line with everything that is known, every 250 ms.
  *
- * One thread, started by main(); it owns the output. It must never hold up the load, nor be held up for
- * long by a host that does not read: the output is non-blocking, at most two lines are kept, and the newest
- * wins. All numbers are totals since the start, so a line that was dropped loses nothing but the moment;
- * only the work per 100 ms is a series, and each line repeats enough of it to bridge dropped ones.
+ * One thread, started by main(); it owns the output. It must never hold up the load, nor be held up
+ * for long by a host that does not read: the output is non-blocking, at most two lines are kept,
+ * and the newest wins. All numbers are totals since the start, so a line that was dropped loses
+ * nothing but the moment; only the work per 100 ms is a series, and each line repeats enough of it
+ * to bridge dropped ones.
  */
 #include "report.h"
 
@@ -139,7 +140,8 @@ static void add_quoted(struct text *t, const char *s)
 static void add_slices(struct text *t, const struct load *l)
 {
 	const struct mem_stats *s = &l->mem;
-	uint64_t end = atomic_load_explicit(&s->slice_now, memory_order_acquire), first = count_get(&s->slice_first);
+	uint64_t end = atomic_load_explicit(&s->slice_now, memory_order_acquire),
+		 first = count_get(&s->slice_first);
 	uint64_t want = 3 * l->options.report_ms / SLICE_MS + 4;
 
 	/* Half of the ring at most: the other half is what the writer may overwrite meanwhile. */
@@ -156,7 +158,8 @@ static void add_slices(struct text *t, const struct load *l)
 static uint64_t pages_per_second(const struct load *l)
 {
 	const struct mem_stats *s = &l->mem;
-	uint64_t end = atomic_load_explicit(&s->slice_now, memory_order_acquire), first = count_get(&s->slice_first);
+	uint64_t end = atomic_load_explicit(&s->slice_now, memory_order_acquire),
+		 first = count_get(&s->slice_first);
 	uint64_t sum = 0, n = 1000 / SLICE_MS;
 
 	if (end < first + n)
@@ -166,16 +169,20 @@ static uint64_t pages_per_second(const struct load *l)
 	return sum;
 }
 
-size_t report_format(struct load *l, uint64_t seq, const char *state, uint64_t dropped, char *buf, size_t size)
+size_t report_format(struct load *l, uint64_t seq, const char *state, uint64_t dropped, char *buf,
+		     size_t size)
 {
 	struct text t = { .buf = buf, .size = size };
 	uint64_t now = now_ns();
 
-	add(&t, "{\"load\":1,\"seq\":%lu,\"state\":\"%s\",\"guest_ms\":%lu.%03lu,\"uptime_ms\":%lu,\"errors\":%lu,\"by_kind\":{",
-	    seq, state, now / NSEC_PER_MSEC, now / NSEC_PER_USEC % 1000, (now - l->start_ns) / NSEC_PER_MSEC,
-	    load_errors_total(l));
+	add(&t,
+	    "{\"load\":1,\"seq\":%lu,\"state\":\"%s\",\"guest_ms\":%lu.%03lu,\"uptime_ms\":%lu,"
+	    "\"errors\":%lu,\"by_kind\":{",
+	    seq, state, now / NSEC_PER_MSEC, now / NSEC_PER_USEC % 1000,
+	    (now - l->start_ns) / NSEC_PER_MSEC, load_errors_total(l));
 	for (int i = 0; i < N_LOAD_ERRORS; i++)
-		add(&t, "%s\"%s\":%lu", i ? "," : "", load_error_name((enum load_error)i), count_get(&l->errors[i]));
+		add(&t, "%s\"%s\":%lu", i ? "," : "", load_error_name((enum load_error)i),
+		    count_get(&l->errors[i]));
 	add(&t, "},\"first_error\":");
 	pthread_mutex_lock(&l->first_error_lock);
 	add_quoted(&t, l->first_error);
@@ -184,21 +191,34 @@ size_t report_format(struct load *l, uint64_t seq, const char *state, uint64_t d
 	for (int i = 0; i < N_LOAD_PARTS; i++)
 		add(&t, "%s\"%s\":\"%s\"", i ? "," : "", load_part_name((enum load_part)i),
 		    part_state_name(part_get(l, (enum load_part)i)));
-	add(&t, "},\"mem\":{\"mb\":%lu,\"locked\":%s,\"passes\":%lu,\"verified\":%lu,\"wrong\":%lu,\"pages_per_s\":%lu}",
-	    count_get(&l->mem.mb), count_get(&l->mem.locked) ? "true" : "false", count_get(&l->mem.passes),
-	    count_get(&l->mem.verified), count_get(&l->errors[ERROR_MEM]), pages_per_second(l));
-	add(&t, ",\"disk\":{\"blocks\":%lu,\"direct\":%s,\"written\":%lu,\"fsyncs\":%lu,\"verified\":%lu,\"longest_fsync_us\":%lu}",
-	    count_get(&l->disk.blocks), count_get(&l->disk.direct) ? "true" : "false", count_get(&l->disk.written),
-	    count_get(&l->disk.fsyncs), count_get(&l->disk.verified), count_get(&l->disk.longest_fsync_us));
-	add(&t, ",\"net\":{\"sent\":%lu,\"received\":%lu,\"connects\":%lu,\"longest_stall_us\":%lu}",
+	add(&t,
+	    "},\"mem\":{\"mb\":%lu,\"locked\":%s,\"passes\":%lu,\"verified\":%lu,\"wrong\":%lu,"
+	    "\"pages_per_s\":%lu}",
+	    count_get(&l->mem.mb), count_get(&l->mem.locked) ? "true" : "false",
+	    count_get(&l->mem.passes), count_get(&l->mem.verified),
+	    count_get(&l->errors[ERROR_MEM]), pages_per_second(l));
+	add(&t,
+	    ",\"disk\":{\"blocks\":%lu,\"direct\":%s,\"written\":%lu,\"fsyncs\":%lu,\"verified\":%"
+	    "lu,\"longest_fsync_us\":%lu}",
+	    count_get(&l->disk.blocks), count_get(&l->disk.direct) ? "true" : "false",
+	    count_get(&l->disk.written), count_get(&l->disk.fsyncs), count_get(&l->disk.verified),
+	    count_get(&l->disk.longest_fsync_us));
+	add(&t,
+	    ",\"net\":{\"sent\":%lu,\"received\":%lu,\"connects\":%lu,\"longest_stall_us\":%lu}",
 	    count_get(&l->net.sent), count_get(&l->net.received), count_get(&l->net.connects),
 	    count_get(&l->net.longest_stall_us));
-	add(&t, ",\"clock\":{\"samples\":%lu,\"cpus\":%lu,\"mono_jump_us\":%lu,\"real_jump_us\":%lu,\"tsc_jump\":%lu,\"step_us\":%lu}",
-	    count_get(&l->clock.samples), count_get(&l->clock.cpus), count_get(&l->clock.mono_jump_us),
-	    count_get(&l->clock.real_jump_us), count_get(&l->clock.tsc_jump), count_get(&l->clock.step_us));
-	add(&t, ",\"hb\":{\"out\":\"%s\",\"period_us\":%lu,\"ticks\":%lu,\"late\":%lu,\"unsent\":%lu,\"longest_gap_us\":%lu,\"longest_gap_at_ms\":%lu}",
-	    hb_out_name((enum hb_out)count_get(&l->hb.out)), l->options.hb_us, count_get(&l->hb.ticks),
-	    count_get(&l->hb.late), count_get(&l->hb.unsent), count_get(&l->hb.longest_gap_us), count_get(&l->hb.longest_gap_at_ms));
+	add(&t,
+	    ",\"clock\":{\"samples\":%lu,\"cpus\":%lu,\"mono_jump_us\":%lu,\"real_jump_us\":%lu,"
+	    "\"tsc_jump\":%lu,\"step_us\":%lu}",
+	    count_get(&l->clock.samples), count_get(&l->clock.cpus),
+	    count_get(&l->clock.mono_jump_us), count_get(&l->clock.real_jump_us),
+	    count_get(&l->clock.tsc_jump), count_get(&l->clock.step_us));
+	add(&t,
+	    ",\"hb\":{\"out\":\"%s\",\"period_us\":%lu,\"ticks\":%lu,\"late\":%lu,\"unsent\":%lu,"
+	    "\"longest_gap_us\":%lu,\"longest_gap_at_ms\":%lu}",
+	    hb_out_name((enum hb_out)count_get(&l->hb.out)), l->options.hb_us,
+	    count_get(&l->hb.ticks), count_get(&l->hb.late), count_get(&l->hb.unsent),
+	    count_get(&l->hb.longest_gap_us), count_get(&l->hb.longest_gap_at_ms));
 	add_slices(&t, l);
 	add(&t, ",\"dropped\":%lu}\n", dropped);
 	return t.at;
@@ -234,7 +254,8 @@ void *report_thread(void *arg)
 	for (uint64_t seq = 0; !last; seq++) {
 		const char *state = "starting";
 
-		/* Asked before formatting: the last line then has all that the parts said at their end. */
+		/* Asked before formatting: the last line then has all that the parts said at their
+		 * end. */
 		last = atomic_load(&l->finished);
 		if (!ready_ns && all_going(l)) {
 			ready_ns = now_ns();
@@ -244,9 +265,12 @@ void *report_thread(void *arg)
 			state = "READY";
 		if (last)
 			state = "done";
-		report_put(out, line, report_format(l, seq, state, count_get(&out->dropped), line, sizeof(line)));
+		report_put(
+			out, line,
+			report_format(l, seq, state, count_get(&out->dropped), line, sizeof(line)));
 
-		if (ready_ns && inject && now_ns() - ready_ns >= l->options.inject_ms * NSEC_PER_MSEC) {
+		if (ready_ns && inject &&
+		    now_ns() - ready_ns >= l->options.inject_ms * NSEC_PER_MSEC) {
 			atomic_store(&l->inject, inject);
 			inject = 0;
 		}

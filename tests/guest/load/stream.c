@@ -2,9 +2,9 @@
 /*
  * The byte stream of the TCP test: what the byte at each offset must be.
  *
- * Called by net.c in the guest and by the peer on the host, which must agree. No state: the content is
- * a function of seed and offset, so either end can check any part, and a lost, doubled, swapped or
- * changed byte anywhere makes what follows differ.
+ * Called by net.c in the guest and by the peer on the host, which must agree. No state: the content
+ * is a function of seed and offset, so either end can check any part, and a lost, doubled, swapped
+ * or changed byte anywhere makes what follows differ.
  */
 #include "stream.h"
 

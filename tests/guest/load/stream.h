@@ -5,9 +5,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define STREAM_MAGIC 0x315f64616f6c7075ULL	/* "upload_1" in memory */
+#define STREAM_MAGIC 0x315f64616f6c7075ULL /* "upload_1" in memory */
 
-/* What the guest sends first; what follows is the stream of that seed, from offset 0. Little endian. */
+/* What the guest sends first; what follows is the stream of that seed, from offset 0. Little
+ * endian. */
 struct stream_hello {
 	uint64_t magic;
 	uint64_t seed;

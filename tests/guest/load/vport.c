@@ -13,8 +13,8 @@
 #include "load.h"
 #include "now.h"
 
-#define CLASS		"/sys/class/virtio-ports"
-#define DEADLINE_MS	2000
+#define CLASS	    "/sys/class/virtio-ports"
+#define DEADLINE_MS 2000
 
 static int find(const char *wanted, char *ret_path, size_t size)
 {
@@ -47,7 +47,8 @@ static int find(const char *wanted, char *ret_path, size_t size)
 	return r;
 }
 
-/* The name of a port comes in a message from the host, a moment after the driver is up: waits for it. */
+/* The name of a port comes in a message from the host, a moment after the driver is up: waits for
+ * it. */
 int vport_find(const char *name, char *ret_path, size_t size)
 {
 	uint64_t deadline = now_ns() + DEADLINE_MS * NSEC_PER_MSEC;

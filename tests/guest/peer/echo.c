@@ -2,10 +2,10 @@
 /*
  * One connection of the TCP peer: checks every byte against what it must be and sends it back.
  *
- * Called by the peer's main loop whenever the socket is ready; also by the unit tests over a socket pair.
- * A struct echo owns its socket. The data that is echoed is what was received, so a fault
- * on the way to the host is counted here and, echoed, by the guest as well; a fault on the
- * way back only by the guest. That tells the two directions apart.
+ * Called by the peer's main loop whenever the socket is ready; also by the unit tests over a socket
+ * pair. A struct echo owns its socket. The data that is echoed is what was received, so a fault on
+ * the way to the host is counted here and, echoed, by the guest as well; a fault on the way back
+ * only by the guest. That tells the two directions apart.
  */
 #include "echo.h"
 
@@ -17,7 +17,8 @@
 
 #include "../load/stream.h"
 
-_Static_assert(sizeof(struct stream_hello) == sizeof(((struct echo *)0)->hello), "room for the hello");
+_Static_assert(sizeof(struct stream_hello) == sizeof(((struct echo *)0)->hello),
+	       "room for the hello");
 
 /* Takes the socket, which must be non-blocking. */
 struct echo *echo_new(int fd, uint64_t now_ns, struct echo_totals *totals)
@@ -121,8 +122,10 @@ static int transmit(struct echo *e, struct echo_totals *totals)
 	return 0;
 }
 
-/* Returns 1 when the connection is over in good order, 0 when it goes on, negative when it broke. */
-int echo_step(struct echo *e, uint64_t now_ns, struct echo_totals *totals, bool *ret_want_in, bool *ret_want_out)
+/* Returns 1 when the connection is over in good order, 0 when it goes on, negative when it broke.
+ */
+int echo_step(struct echo *e, uint64_t now_ns, struct echo_totals *totals, bool *ret_want_in,
+	      bool *ret_want_out)
 {
 	int r;
 

@@ -4,10 +4,10 @@
  *
  *	loadpeer --listen 10.77.0.1:7777
  *
- * A test starts it before the guest. It accepts any number of connections (a second one from the same
- * guest is already a fault of what is tested), checks and echoes, and prints its totals as one JSON line on
- * SIGUSR1 and at its end (SIGTERM, SIGINT). It owns its sockets. If it dies, the guest's stream is
- * broken and the guest reports that as its own error.
+ * A test starts it before the guest. It accepts any number of connections (a second one from the
+ *same guest is already a fault of what is tested), checks and echoes, and prints its totals as one
+ *JSON line on SIGUSR1 and at its end (SIGTERM, SIGINT). It owns its sockets. If it dies, the
+ *guest's stream is broken and the guest reports that as its own error.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -40,10 +40,12 @@ static void print_totals(struct peer *p)
 	for (int i = 0; i < MAX_CONNECTIONS; i++)
 		if (p->echo[i])
 			echo_silence(p->echo[i], now_ns(), &p->totals);
-	printf("{\"connections\":%lu,\"open\":%lu,\"closed\":%lu,\"resets\":%lu,\"bytes_in\":%lu,\"bytes_out\":%lu,"
+	printf("{\"connections\":%lu,\"open\":%lu,\"closed\":%lu,\"resets\":%lu,\"bytes_in\":%lu,"
+	       "\"bytes_out\":%lu,"
 	       "\"sequence_errors\":%lu,\"bad_hellos\":%lu,\"longest_stall_ms\":%lu.%03lu}\n",
-	       t->connections, t->open, t->closed, t->resets, t->bytes_in, t->bytes_out, t->sequence_errors,
-	       t->bad_hellos, t->longest_stall_us / 1000, t->longest_stall_us % 1000);
+	       t->connections, t->open, t->closed, t->resets, t->bytes_in, t->bytes_out,
+	       t->sequence_errors, t->bad_hellos, t->longest_stall_us / 1000,
+	       t->longest_stall_us % 1000);
 	fflush(stdout);
 }
 
@@ -168,7 +170,8 @@ int main(int argc, char **argv)
 	}
 	p.signals = signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC);
 	p.epoll = epoll_create1(EPOLL_CLOEXEC);
-	if (p.signals < 0 || p.epoll < 0 || watch(&p, EPOLL_CTL_ADD, p.listener, EPOLLIN, SLOT_LISTENER) < 0 ||
+	if (p.signals < 0 || p.epoll < 0 ||
+	    watch(&p, EPOLL_CTL_ADD, p.listener, EPOLLIN, SLOT_LISTENER) < 0 ||
 	    watch(&p, EPOLL_CTL_ADD, p.signals, EPOLLIN, SLOT_SIGNALS) < 0) {
 		fprintf(stderr, "loadpeer: setting up: %s\n", strerror(errno));
 		return 1;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The checkers of the test load must go red: each test breaks one thing on purpose and wants it named.
+ * The checkers of the test load must go red: each test breaks one thing on purpose and wants it
+ * named.
  *
  * Run natively by `meson test`; it owns a temporary file.
  */
@@ -59,7 +60,7 @@ static void swapped_words_of_a_page_are_seen(void **state)
 
 	page_write(&page, 1, 1);
 	t = page.fill[8];
-	page.fill[8] = page.fill[12];	/* of the same lane: a plain sum would not notice */
+	page.fill[8] = page.fill[12]; /* of the same lane: a plain sum would not notice */
 	page.fill[12] = t;
 	assert_int_equal(page_check(&page, 1, 1), PAGE_BAD_CHECKSUM);
 }
@@ -163,7 +164,7 @@ static void nothing_is_promised_before_the_fsync(void **state)
 	assert_int_equal(disk_write(&d, 3), 0);
 	assert_int_equal(disk_verify(&d, 3, &v, &sequence), 0);
 	assert_int_equal(v, DISK_OK);
-	assert_int_equal(sequence, 0);	/* not judged */
+	assert_int_equal(sequence, 0); /* not judged */
 	assert_int_equal(disk_sync(&d), 0);
 	assert_int_equal(disk_verify(&d, 3, &v, &sequence), 0);
 	assert_int_equal(sequence, 1);
@@ -188,7 +189,8 @@ static void a_gap_in_the_stream_is_seen_at_its_byte(void **state)
 	for (unsigned lost = 1; lost < 20; lost++) {
 		stream_fill(42, 12345, buf, 500);
 		stream_fill(42, 12345 + 500 + lost, buf + 500, 500);
-		/* by chance the first byte after the gap may be the right one, but not four of them */
+		/* by chance the first byte after the gap may be the right one, but not four of them
+		 */
 		assert_in_range(stream_check(42, 12345, buf, sizeof(buf)), 500, 503);
 	}
 	stream_fill(42, 12345, buf, sizeof(buf));
@@ -255,8 +257,13 @@ static void the_command_line_is_read(void **state)
 	char bad[64] = "";
 
 	options_default(&o, true);
-	assert_int_equal(options_parse_cmdline(&o, "console=ttyS0 load.mem=128 quiet load.disk=/dev/vda load.net=10.77.0.2/24 "
-					       "load.peer=10.77.0.1:7777 load.hb=0x402 load.inject=mem,hb\n", bad, sizeof(bad)), 0);
+	assert_int_equal(
+		options_parse_cmdline(
+			&o,
+			"console=ttyS0 load.mem=128 quiet load.disk=/dev/vda load.net=10.77.0.2/24 "
+			"load.peer=10.77.0.1:7777 load.hb=0x402 load.inject=mem,hb\n",
+			bad, sizeof(bad)),
+		0);
 	assert_int_equal(o.mem_mb, 128);
 	assert_string_equal(o.disk, "/dev/vda");
 	assert_string_equal(o.peer, "10.77.0.1:7777");
@@ -267,8 +274,16 @@ static void the_command_line_is_read(void **state)
 static void a_setting_not_understood_is_an_error(void **state)
 {
 	static const char *const wrong[] = {
-		"load.mem=lots", "load.mem=-1", "load.memory=64", "load.net=10.77.0.2", "load.peer=10.77.0.1:99999",
-		"load.inject=meme", "load.clock=2", "load.hb_us=0", "load.mem", "load.disk_mb=0",
+		"load.mem=lots",
+		"load.mem=-1",
+		"load.memory=64",
+		"load.net=10.77.0.2",
+		"load.peer=10.77.0.1:99999",
+		"load.inject=meme",
+		"load.clock=2",
+		"load.hb_us=0",
+		"load.mem",
+		"load.disk_mb=0",
 	};
 
 	for (unsigned i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
@@ -316,7 +331,7 @@ static void a_reader_that_sleeps_gets_whole_lines_and_the_newest(void **state)
 	for (int i = 0; i < 500; i++) {
 		size_t n = (size_t)snprintf(line, sizeof(line), "<%d %0*d>\n", i, 700, 0);
 
-		report_put(out, line, n);	/* must not wait */
+		report_put(out, line, n); /* must not wait */
 	}
 	assert_true(count_get(&out->dropped) > 0);
 	assert_true(read_lines(p[0], last, sizeof(last)) > 10);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The arithmetic of loadwatch: lost and doubled ticks, gaps, windows, brownout, with a clock made by hand.
+ * The arithmetic of loadwatch: lost and doubled ticks, gaps, windows, brownout, with a clock made
+ * by hand.
  *
  * Run natively by `meson test`; it owns nothing outside its memory.
  */
@@ -78,7 +79,7 @@ static void an_even_heartbeat_has_no_fault(void **state)
 {
 	struct clockwork c = begin();
 
-	c.next = 77;	/* wherever it begins */
+	c.next = 77; /* wherever it begins */
 	run_ms(&c, 1000);
 	assert_near(ask(&c, "status", "ticks.seen"), 1000);
 	assert_near(ask(&c, "status", "ticks.lost"), 0);
@@ -170,7 +171,7 @@ static void a_late_reader_is_not_taken_for_a_gap(void **state)
 	run_ms(&c, 100);
 	for (unsigned i = 0; i < sizeof(burst); i++)
 		burst[i] = c.next++;
-	c.now += 40 * MS;	/* 40 ticks in 40 ms, read at once */
+	c.now += 40 * MS; /* 40 ticks in 40 ms, read at once */
 	watch_ticks(c.w, burst, sizeof(burst), c.now);
 	assert_near(ask(&c, "window", "longest_gap.ms"), 2);
 	/* but a real gap is found in a burst as well: 10 ticks in 60 ms */
@@ -183,11 +184,13 @@ static void a_late_reader_is_not_taken_for_a_gap(void **state)
 	watch_free(c.w);
 }
 
-static void report(struct clockwork *c, uint64_t guest_ms, uint64_t first, unsigned n, unsigned pages, unsigned errors)
+static void report(struct clockwork *c, uint64_t guest_ms, uint64_t first, unsigned n,
+		   unsigned pages, unsigned errors)
 {
 	char line[1024];
 	int at = snprintf(line, sizeof(line),
-			  "{\"load\":1,\"state\":\"READY\",\"guest_ms\":%lu.0,\"errors\":%u,\"slices\":{\"ms\":100,\"first\":%lu,\"pages\":[",
+			  "{\"load\":1,\"state\":\"READY\",\"guest_ms\":%lu.0,\"errors\":%u,"
+			  "\"slices\":{\"ms\":100,\"first\":%lu,\"pages\":[",
 			  guest_ms, errors, first);
 
 	for (unsigned i = 0; i < n; i++)
@@ -203,7 +206,8 @@ static void the_brownout_after_a_gap_is_measured(void **state)
 	struct clockwork c = begin();
 	uint64_t guest_ms = 100000;
 
-	/* the guest's clock is 100 s ahead and stands still in the gap; a report comes after every 100 ms */
+	/* the guest's clock is 100 s ahead and stands still in the gap; a report comes after every
+	 * 100 ms */
 	for (unsigned i = 0; i < 20; i++, guest_ms += 100) {
 		run_ms(&c, 100);
 		report(&c, guest_ms + 100, guest_ms / 100, 1, 1000, 0);
@@ -258,7 +262,9 @@ static void garbled_reports_are_counted_and_survived(void **state)
 
 static void a_wrong_command_is_answered(void **state)
 {
-	static const char *const wrong[] = { "", "mark", "mark ", "window nowhere", "gaps nowhere", "status now", "stat" };
+	static const char *const wrong[] = {
+		"", "mark", "mark ", "window nowhere", "gaps nowhere", "status now", "stat"
+	};
 	struct clockwork c = begin();
 
 	for (unsigned i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {

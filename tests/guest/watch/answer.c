@@ -3,8 +3,8 @@
  * The answers of loadwatch: one JSON object for one command.
  *
  * Called by control.c for its clients and by main.c for the last word. It owns nothing. Times are
- * milliseconds of the host's CLOCK_MONOTONIC, so that a test can compare them with its own. A silence that
- * still lasts counts as a gap up to now: a guest that is dead must not look good.
+ * milliseconds of the host's CLOCK_MONOTONIC, so that a test can compare them with its own. A
+ * silence that still lasts counts as a gap up to now: a guest that is dead must not look good.
  */
 #include <stdio.h>
 #include <string.h>
@@ -57,9 +57,12 @@ static struct json_object *gap_object(const struct gap *g, bool open)
 }
 
 /* The longest gap, the silence of now included. */
-static struct json_object *longest_object(struct watch *w, struct gap longest, bool to_now, uint64_t now_ns)
+static struct json_object *longest_object(struct watch *w, struct gap longest, bool to_now,
+					  uint64_t now_ns)
 {
-	struct gap silence = { .start_ns = w->ticks.last_ns, .end_ns = now_ns, .tick = w->ticks.counts.seen };
+	struct gap silence = { .start_ns = w->ticks.last_ns,
+			       .end_ns = now_ns,
+			       .tick = w->ticks.counts.seen };
 	struct json_object *state;
 	/* After the load's last report the silence is what was asked for. */
 	bool done = w->report && json_object_object_get_ex(w->report, "state", &state) &&
@@ -69,7 +72,8 @@ static struct json_object *longest_object(struct watch *w, struct gap longest, b
 	return gap_object(open ? &silence : &longest, open);
 }
 
-static struct json_object *ticks_object(const struct tick_counts *from, const struct tick_counts *to, uint64_t ns)
+static struct json_object *ticks_object(const struct tick_counts *from,
+					const struct tick_counts *to, uint64_t ns)
 {
 	struct json_object *o = json_object_new_object();
 	uint64_t seen = to->seen - from->seen;
@@ -85,13 +89,18 @@ static struct json_object *ticks_object(const struct tick_counts *from, const st
 static struct json_object *status(struct watch *w, uint64_t now_ns)
 {
 	static const struct tick_counts none;
-	struct json_object *o = json_object_new_object(), *reports = json_object_new_object(), *ticks, *v;
+	struct json_object *o = json_object_new_object(), *reports = json_object_new_object(),
+			   *ticks, *v;
 
 	put(o, "now_ms", ms(now_ns));
 	put(o, "uptime_ms", ms(now_ns - w->start_ns));
-	put(o, "state", json_object_new_string(w->report && json_object_object_get_ex(w->report, "state", &v) ?
-						       json_object_get_string(v) : "silent"));
-	put(o, "errors", w->report && json_object_object_get_ex(w->report, "errors", &v) ? json_object_get(v) : NULL);
+	put(o, "state",
+	    json_object_new_string(w->report && json_object_object_get_ex(w->report, "state", &v)
+					   ? json_object_get_string(v)
+					   : "silent"));
+	put(o, "errors",
+	    w->report && json_object_object_get_ex(w->report, "errors", &v) ? json_object_get(v)
+									    : NULL);
 	ticks = ticks_object(&none, &w->ticks.counts, w->ticks.last_ns - w->ticks.first_ns);
 	put(ticks, "silent_ms", w->ticks.last_ns ? ms(now_ns - w->ticks.last_ns) : NULL);
 	put(o, "ticks", ticks);
@@ -133,7 +142,9 @@ static struct json_object *window(struct watch *w, const struct window *win, uin
 	put(o, "window", json_object_new_string(win->name));
 	put(o, "start_ms", ms(win->start_ns));
 	put(o, "end_ms", open ? NULL : ms(end_ns));
-	put(o, "ticks", ticks_object(&win->at_start, open ? &w->ticks.counts : &win->at_end, end_ns - win->start_ns));
+	put(o, "ticks",
+	    ticks_object(&win->at_start, open ? &w->ticks.counts : &win->at_end,
+			 end_ns - win->start_ns));
 	put(o, "longest_gap", longest_object(w, win->longest, open, now_ns));
 	if (win->report && json_object_object_get_ex(win->report, "errors", &v)) {
 		errors = (uint64_t)json_object_get_int64(v);
@@ -155,7 +166,8 @@ static struct json_object *windows(struct watch *w)
 	uint64_t i = w->n_windows > WATCH_WINDOWS ? w->n_windows - WATCH_WINDOWS : 0;
 
 	for (; i < w->n_windows; i++)
-		json_object_array_add(list, json_object_new_string(w->windows[i % WATCH_WINDOWS].name));
+		json_object_array_add(list,
+				      json_object_new_string(w->windows[i % WATCH_WINDOWS].name));
 	put(o, "windows", list);
 	return o;
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The control socket of loadwatch: a UNIX stream on which a line is a command and a line is its answer.
+ * The control socket of loadwatch: a UNIX stream on which a line is a command and a line is its
+ * answer.
  *
  * Called by main.c, as the server and as the client (--ctl). Descriptors belong to the caller.
  */
@@ -14,13 +15,13 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#define SEND_BUFFER	(1 << 20)	/* the longest answer, a full list of gaps, fits */
-#define ANSWER_MS	10000
-#define ANSWER_MAX	(1 << 20)
+#define SEND_BUFFER (1 << 20) /* the longest answer, a full list of gaps, fits */
+#define ANSWER_MS   10000
+#define ANSWER_MAX  (1 << 20)
 
 static int set_path(const char *path, struct sockaddr_un *ret)
 {
-	*ret = (struct sockaddr_un) { .sun_family = AF_UNIX };
+	*ret = (struct sockaddr_un){ .sun_family = AF_UNIX };
 	if (strlen(path) >= sizeof(ret->sun_path))
 		return -ENAMETOOLONG;
 	strcpy(ret->sun_path, path);
@@ -99,7 +100,9 @@ int control_ask(int fd, const char *command, char **ret_answer)
 		return -ENOMEM;
 	while (len < ANSWER_MAX - 1) {
 		struct pollfd p = { .fd = fd, .events = POLLIN };
-		ssize_t n = poll(&p, 1, ANSWER_MS) > 0 ? recv(fd, buf + len, ANSWER_MAX - 1 - len, 0) : -1;
+		ssize_t n = poll(&p, 1, ANSWER_MS) > 0
+				    ? recv(fd, buf + len, ANSWER_MAX - 1 - len, 0)
+				    : -1;
 
 		if (n <= 0)
 			break;

@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * loadwatch: the host's eye on the test guest. It reads the guest's heartbeat and reports from two FIFOs
- * that the old and the new QEMU both write to, and answers what it saw on a control socket.
+ * loadwatch: the host's eye on the test guest. It reads the guest's heartbeat and reports from two
+ *FIFOs that the old and the new QEMU both write to, and answers what it saw on a control socket.
  *
  *	loadwatch --hb FIFO --report FIFO --ctl SOCK       the watcher; start it before QEMU
  *	loadwatch --ctl SOCK COMMAND [NAME]                a client of a running one
  *
- * It owns the two FIFOs (made if they are missing, left behind) and the socket (removed at the end). It holds
- * the FIFOs open for writing too, so that there is no end of file between two QEMUs. If it dies the guest
- * goes on, until the FIFO is full and QEMU waits in the guest's port write: tests must not kill it first.
+ * It owns the two FIFOs (made if they are missing, left behind) and the socket (removed at the
+ *end). It holds the FIFOs open for writing too, so that there is no end of file between two QEMUs.
+ *If it dies the guest goes on, until the FIFO is full and QEMU waits in the guest's port write:
+ *tests must not kill it first.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -28,11 +29,11 @@
 #include "control.h"
 #include "watch.h"
 
-#define FIFO_SIZE	(1 << 20)
-#define MAX_CLIENTS	16
+#define FIFO_SIZE   (1 << 20)
+#define MAX_CLIENTS 16
 
 struct client {
-	int fd;		/* -1: free */
+	int fd; /* -1: free */
 	size_t len;
 	char line[256];
 };
@@ -47,10 +48,11 @@ enum { SLOT_HB = MAX_CLIENTS, SLOT_REPORT, SLOT_CONTROL, SLOT_SIGNALS };
 
 static int usage(void)
 {
-	fprintf(stderr,
-		"usage: loadwatch [--hb FIFO] [--report FIFO] --ctl SOCK [--gap-ms N] [--span-ms N] [--period-us N] [--rt]\n"
-		"       loadwatch --ctl SOCK status | mark NAME | window [NAME] | windows | gaps [NAME]\n"
-		"       loadwatch --ctl SOCK wait-ready SECONDS\n");
+	fprintf(stderr, "usage: loadwatch [--hb FIFO] [--report FIFO] --ctl SOCK [--gap-ms N] "
+			"[--span-ms N] [--period-us N] [--rt]\n"
+			"       loadwatch --ctl SOCK status | mark NAME | window [NAME] | windows "
+			"| gaps [NAME]\n"
+			"       loadwatch --ctl SOCK wait-ready SECONDS\n");
 	return 2;
 }
 
@@ -88,7 +90,7 @@ static void accept_client(struct loadwatch *lw)
 		return;
 	for (int i = 0; i < MAX_CLIENTS; i++)
 		if (lw->client[i].fd < 0 && add(lw, fd, i) == 0) {
-			lw->client[i] = (struct client) { .fd = fd };
+			lw->client[i] = (struct client){ .fd = fd };
 			return;
 		}
 	close(fd);
@@ -246,8 +248,8 @@ static int ask(const char *ctl, int argc, char **argv)
 
 	if (fd < 0)
 		return fail("connecting to", ctl, fd);
-	if (snprintf(command, sizeof(command), "%s%s%s", argv[0], argc > 1 ? " " : "", argc > 1 ? argv[1] : "") >=
-	    (int)sizeof(command))
+	if (snprintf(command, sizeof(command), "%s%s%s", argv[0], argc > 1 ? " " : "",
+		     argc > 1 ? argv[1] : "") >= (int)sizeof(command))
 		return usage();
 	r = control_ask(fd, command, &text);
 	close(fd);
@@ -289,10 +291,14 @@ static int wait_ready(const char *ctl, const char *seconds)
 int main(int argc, char **argv)
 {
 	static const struct option options[] = {
-		{ "hb", required_argument, NULL, 'h' },	{ "report", required_argument, NULL, 'r' },
-		{ "ctl", required_argument, NULL, 'c' },	{ "gap-ms", required_argument, NULL, 'g' },
-		{ "span-ms", required_argument, NULL, 's' },	{ "period-us", required_argument, NULL, 'p' },
-		{ "rt", no_argument, NULL, 'R' },		{ 0 },
+		{ "hb", required_argument, NULL, 'h' },
+		{ "report", required_argument, NULL, 'r' },
+		{ "ctl", required_argument, NULL, 'c' },
+		{ "gap-ms", required_argument, NULL, 'g' },
+		{ "span-ms", required_argument, NULL, 's' },
+		{ "period-us", required_argument, NULL, 'p' },
+		{ "rt", no_argument, NULL, 'R' },
+		{ 0 },
 	};
 	struct loadwatch lw = { 0 };
 	const char *hb = NULL, *report = NULL, *ctl = NULL;

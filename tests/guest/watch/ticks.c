@@ -6,15 +6,16 @@
  * caller's struct.
  *
  * A read may bring several ticks, when this process was late or many were under way. All of them
- * have the same time of arrival, but the guest makes no ticks in a burst: n of them took it at least
- * n - 2 periods (the first may have been late, the last in time). So the first of them was there that
- * much earlier, and what is called the gap stays an upper bound of how long the guest was silent,
- * without adding this process' own lateness to it.
+ * have the same time of arrival, but the guest makes no ticks in a burst: n of them took it at
+ * least n - 2 periods (the first may have been late, the last in time). So the first of them was
+ * there that much earlier, and what is called the gap stays an upper bound of how long the guest
+ * was silent, without adding this process' own lateness to it.
  */
 #include "ticks.h"
 
 /* Returns whether there is a tick before these, and so a gap between. */
-bool ticks_feed(struct ticks *t, const uint8_t *bytes, size_t n, uint64_t now_ns, struct gap *ret_gap)
+bool ticks_feed(struct ticks *t, const uint8_t *bytes, size_t n, uint64_t now_ns,
+		struct gap *ret_gap)
 {
 	uint64_t first_ns = now_ns, seen = t->counts.seen, last_ns = t->last_ns;
 
@@ -35,7 +36,8 @@ bool ticks_feed(struct ticks *t, const uint8_t *bytes, size_t n, uint64_t now_ns
 			t->counts.reordered++;
 		else
 			t->counts.lost += ahead;
-		/* Also after a step back: the rest is judged by the new numbers, one fault is one error. */
+		/* Also after a step back: the rest is judged by the new numbers, one fault is one
+		 * error. */
 		t->next = (uint8_t)(bytes[i] + 1);
 	}
 
@@ -48,6 +50,6 @@ bool ticks_feed(struct ticks *t, const uint8_t *bytes, size_t n, uint64_t now_ns
 		first_ns -= (n - 2) * t->period_ns;
 	if (first_ns < last_ns || first_ns > now_ns)
 		first_ns = last_ns;
-	*ret_gap = (struct gap) { .start_ns = last_ns, .end_ns = first_ns, .tick = seen };
+	*ret_gap = (struct gap){ .start_ns = last_ns, .end_ns = first_ns, .tick = seen };
 	return true;
 }

@@ -7,21 +7,21 @@
 #include <stdint.h>
 
 struct gap {
-	uint64_t start_ns, end_ns;	/* host's CLOCK_MONOTONIC: last tick before, first tick after */
-	uint64_t tick;			/* how many ticks had been seen at its start */
+	uint64_t start_ns, end_ns; /* host's CLOCK_MONOTONIC: last tick before, first tick after */
+	uint64_t tick;		   /* how many ticks had been seen at its start */
 };
 
 struct tick_counts {
 	uint64_t seen;
-	uint64_t lost;			/* numbers that were passed over */
-	uint64_t duplicated;		/* the same number again */
-	uint64_t reordered;		/* a number from before */
+	uint64_t lost;	     /* numbers that were passed over */
+	uint64_t duplicated; /* the same number again */
+	uint64_t reordered;  /* a number from before */
 };
 
 struct ticks {
 	uint64_t period_ns;
 	struct tick_counts counts;
-	uint64_t first_ns, last_ns;	/* last_ns 0: none seen yet */
+	uint64_t first_ns, last_ns; /* last_ns 0: none seen yet */
 	uint8_t next;
 };
 
@@ -30,6 +30,7 @@ static inline uint64_t gap_ns(const struct gap *g)
 	return g->end_ns - g->start_ns;
 }
 
-bool ticks_feed(struct ticks *t, const uint8_t *bytes, size_t n, uint64_t now_ns, struct gap *ret_gap);
+bool ticks_feed(struct ticks *t, const uint8_t *bytes, size_t n, uint64_t now_ns,
+		struct gap *ret_gap);
 
 #endif

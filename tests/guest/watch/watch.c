@@ -4,7 +4,8 @@
  *
  * Called by main.c with every byte that arrives and by answer.c to be read. A struct watch owns its
  * history, all of bounded size: a test that runs for days must not grow. It is all in memory; if
- * loadwatch dies it is gone, and the guest's ticks pile up in the FIFO until QEMU waits for a reader.
+ * loadwatch dies it is gone, and the guest's ticks pile up in the FIFO until QEMU waits for a
+ * reader.
  */
 #include "watch.h"
 
@@ -74,7 +75,7 @@ void watch_mark(struct watch *w, const char *name, uint64_t now_ns)
 	}
 	win = &w->windows[w->n_windows++ % WATCH_WINDOWS];
 	json_object_put(win->report);
-	*win = (struct window) {
+	*win = (struct window){
 		.start_ns = now_ns,
 		.at_start = w->ticks.counts,
 		.errors_at_start = errors_of(w->report),
@@ -101,8 +102,10 @@ static void take_slices(struct watch *w, struct json_object *report)
 {
 	struct json_object *slices, *ms, *first, *pages;
 
-	if (!json_object_object_get_ex(report, "slices", &slices) || !json_object_object_get_ex(slices, "ms", &ms) ||
-	    !json_object_object_get_ex(slices, "first", &first) || !json_object_object_get_ex(slices, "pages", &pages) ||
+	if (!json_object_object_get_ex(report, "slices", &slices) ||
+	    !json_object_object_get_ex(slices, "ms", &ms) ||
+	    !json_object_object_get_ex(slices, "first", &first) ||
+	    !json_object_object_get_ex(slices, "pages", &pages) ||
 	    !json_object_is_type(pages, json_type_array))
 		return;
 	w->work.slice_ns = (uint64_t)json_object_get_int64(ms) * 1000000;
@@ -117,7 +120,7 @@ static void take_line(struct watch *w, uint64_t now_ns)
 	struct json_object *report, *v;
 
 	if (w->line_len == 0)
-		return;		/* the guest clears its serial line with an empty one */
+		return; /* the guest clears its serial line with an empty one */
 	w->line[w->line_len] = 0;
 	report = json_tokener_parse(w->line);
 	if (!report || !json_object_object_get_ex(report, "load", &v)) {

@@ -2,17 +2,17 @@
 /*
  * How fast the guest worked before and after a gap: the brownout.
  *
- * Called by watch.c with what each report of the guest says, and by the unit tests. It owns a history of
- * bounded size, nothing else.
+ * Called by watch.c with what each report of the guest says, and by the unit tests. It owns a
+ * history of bounded size, nothing else.
  *
- * The guest counts its work in slices of its own clock; the gap is known in the host's clock. Each report
- * says what the guest's clock was when it was made, so its arrival gives the offset of the two,
- * plus the time it was on the way; the least of a few is the best guess. The offset is taken on both sides
- * of the gap apart, since a guest's clock may stand still in between.
+ * The guest counts its work in slices of its own clock; the gap is known in the host's clock. Each
+ * report says what the guest's clock was when it was made, so its arrival gives the offset of the
+ * two, plus the time it was on the way; the least of a few is the best guess. The offset is taken
+ * on both sides of the gap apart, since a guest's clock may stand still in between.
  */
 #include "work.h"
 
-#define NEAR 8	/* reports on either side from which the offset is taken */
+#define NEAR 8 /* reports on either side from which the offset is taken */
 
 void work_report(struct work *w, uint64_t arrival_ns, uint64_t guest_ns)
 {
@@ -75,14 +75,17 @@ static bool slice_known(const struct work *w, uint64_t number, uint64_t *ret_pag
 }
 
 /* False when there is nothing known on one of the sides. */
-bool work_around(const struct work *w, const struct gap *gap, uint64_t span_ns, struct brownout *ret)
+bool work_around(const struct work *w, const struct gap *gap, uint64_t span_ns,
+		 struct brownout *ret)
 {
-	uint64_t end_before, first_after, n = w->slice_ns ? span_ns / w->slice_ns : 0, sum, pages, known;
+	uint64_t end_before, first_after, n = w->slice_ns ? span_ns / w->slice_ns : 0, sum, pages,
+					  known;
 	struct brownout b = { .recovery_ms = -1, .complete = true };
 	int64_t before = 0, after = 0, end_guest;
 	double slice_s = (double)w->slice_ns / 1e9, usual;
 
-	if (n == 0 || !offset_before(w, gap->start_ns, &before) || !offset_after(w, gap->end_ns, &after))
+	if (n == 0 || !offset_before(w, gap->start_ns, &before) ||
+	    !offset_after(w, gap->end_ns, &after))
 		return false;
 	/* Only slices that lie wholly on one side. */
 	end_before = (uint64_t)((int64_t)gap->start_ns - before) / w->slice_ns;
@@ -119,7 +122,8 @@ bool work_around(const struct work *w, const struct gap *gap, uint64_t span_ns, 
 
 	for (uint64_t i = first_after; i <= w->newest && i < first_after + WORK_SLICES; i++)
 		if (slice_known(w, i, &pages) && (double)pages >= 0.9 * usual) {
-			b.recovery_ms = (double)((int64_t)((i + 1) * w->slice_ns) - end_guest) / 1e6;
+			b.recovery_ms =
+				(double)((int64_t)((i + 1) * w->slice_ns) - end_guest) / 1e6;
 			break;
 		}
 	*ret = b;

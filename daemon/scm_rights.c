@@ -12,10 +12,15 @@
 #include "scm_rights.h"
 
 #include <errno.h>
+#include <stdbool.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
+
+#ifndef SCM_PIDFD
+#define SCM_PIDFD 4
+#endif
 
 void scm_fds_close(struct scm_fds *fds)
 {
@@ -39,8 +44,10 @@ int scm_fds_take(struct scm_fds *fds, size_t i)
 	return fd;
 }
 
+/* Also what SO_PASSCRED and SO_PASSPIDFD add, before the fds. */
 union control {
-	char buf[CMSG_SPACE(sizeof(int) * SCM_RIGHTS_MAX)];
+	char buf[CMSG_SPACE(sizeof(int) * SCM_RIGHTS_MAX) + CMSG_SPACE(sizeof(struct ucred)) +
+		 CMSG_SPACE(sizeof(int))];
 	struct cmsghdr align;
 };
 
@@ -83,11 +90,34 @@ static int why_truncated(const struct scm_fds *fds)
 	probe = dup(STDERR_FILENO);
 	if (probe >= 0) {
 		close(probe);
-		if (!getrlimit(RLIMIT_NOFILE, &limit) &&
-		    (rlim_t)probe + 1 < limit.rlim_cur)
+		if (!getrlimit(RLIMIT_NOFILE, &limit) && (rlim_t)probe + 1 < limit.rlim_cur)
 			return -EBADMSG;
 	}
 	return -EMFILE;
+}
+
+/* Moves the fds of one control message into @fds; false if they did not all fit. */
+static bool collect(const struct cmsghdr *cmsg, struct scm_fds *fds)
+{
+	size_t n = (cmsg->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+	bool whole = true;
+
+	if (cmsg->cmsg_level != SOL_SOCKET)
+		return true;
+	for (size_t i = 0; i < n; i++) {
+		int fd;
+
+		memcpy(&fd, CMSG_DATA(cmsg) + i * sizeof(int), sizeof(int));
+		if (cmsg->cmsg_type == SCM_RIGHTS && fds->n < SCM_RIGHTS_MAX) {
+			fds->fd[fds->n++] = fd;
+		} else if (cmsg->cmsg_type == SCM_RIGHTS) {
+			close(fd);
+			whole = false;
+		} else if (cmsg->cmsg_type == SCM_PIDFD && fd >= 0) {
+			close(fd); /* of the sender; nobody here asked for it */
+		}
+	}
+	return whole;
 }
 
 ssize_t scm_recv(int sock, void *buf, size_t size, struct scm_fds *ret_fds)
@@ -102,6 +132,7 @@ ssize_t scm_recv(int sock, void *buf, size_t size, struct scm_fds *ret_fds)
 	};
 	_cleanup_scm_fds_ struct scm_fds fds = SCM_FDS_INIT;
 	struct cmsghdr *cmsg;
+	bool whole = true;
 	ssize_t got;
 
 	ret_fds->n = 0;
@@ -111,18 +142,14 @@ ssize_t scm_recv(int sock, void *buf, size_t size, struct scm_fds *ret_fds)
 	if (got < 0)
 		return -errno;
 
-	for (cmsg = CMSG_FIRSTHDR(&msg); cmsg; cmsg = CMSG_NXTHDR(&msg, cmsg)) {
-		size_t n;
-
-		if (cmsg->cmsg_level != SOL_SOCKET || cmsg->cmsg_type != SCM_RIGHTS)
-			continue;
-		n = (cmsg->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-		memcpy(fds.fd + fds.n, CMSG_DATA(cmsg), n * sizeof(int));
-		fds.n += n;
-	}
+	for (cmsg = CMSG_FIRSTHDR(&msg); cmsg; cmsg = CMSG_NXTHDR(&msg, cmsg))
+		whole &= collect(cmsg, &fds);
 	if (msg.msg_flags & MSG_CTRUNC)
 		return why_truncated(&fds);
-	if (msg.msg_flags & MSG_TRUNC)
+	if (msg.msg_flags & MSG_TRUNC || !whole)
+		return -EBADMSG;
+	/* An empty packet reads like the end of the stream, which has no fds. */
+	if (!got && fds.n)
 		return -EBADMSG;
 	*ret_fds = fds;
 	fds.n = 0;

@@ -37,8 +37,8 @@ ssize_t scm_send(int sock, const void *buf, size_t len, const int *fds, size_t n
  * Receives one message into @buf and its fds, all O_CLOEXEC, into @ret_fds
  * (which need not be initialized). Returns the bytes received, 0 at the end
  * of the stream.
- * -EBADMSG: fds were truncated or a packet did not fit, or the control data
- * is malformed; -EMFILE: truncated because this process has no room for
+ * -EBADMSG: fds were truncated or came without a byte, or a packet did not
+ * fit; -EMFILE: truncated because this process has no room for
  * more fds. On every error all fds that arrived are closed.
  */
 ssize_t scm_recv(int sock, void *buf, size_t size, struct scm_fds *ret_fds);

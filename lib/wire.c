@@ -10,6 +10,7 @@
 #include "version.h"
 
 #include <poll.h>
+#include <time.h>
 
 int wire_send(int sock, Envelope *env, const int *fds, size_t n)
 {
@@ -78,17 +79,33 @@ void envelope_freep(Envelope **env)
 	*env = NULL;
 }
 
+static int64_t now_ms(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
 int wire_wait(int sock, int timeout_ms)
 {
 	struct pollfd p = { .fd = sock, .events = POLLIN };
-	int n;
+	int64_t deadline = now_ms() + timeout_ms;
 
-	do
-		n = poll(&p, 1, timeout_ms);
-	while (n < 0 && errno == EINTR);
-	if (n < 0)
-		return -errno;
-	return n ? 0 : -ETIMEDOUT;
+	for (;;) {
+		int n = poll(&p, 1, timeout_ms);
+
+		if (n >= 0)
+			return n ? 0 : -ETIMEDOUT;
+		if (errno != EINTR)
+			return -errno;
+		/* Signals must not push the deadline away. */
+		if (timeout_ms > 0) {
+			int64_t left = deadline - now_ms();
+
+			timeout_ms = left > 0 ? (int)left : 0;
+		}
+	}
 }
 
 const char *envelope_name(const Envelope *env)

@@ -1,0 +1,351 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The registry: every VM that upgraded knows, by name. control.c and
+ * upgrade.c look up and change it. A VM's process is watched through a pidfd;
+ * when it ends the VM stays known, not alive, until `forget` or a new `run` or
+ * `adopt` of its name.
+ *
+ * Each VM is one file in runtime-dir/vms, a packed protobuf Vm, replaced by
+ * rename. So a daemon that dies and is started again knows the same VMs: it
+ * finds their processes by pid and start time. The fields of the moment
+ * (alive, outdated, phase, custody) are not kept in it; control.c fills them
+ * in for an answer.
+ */
+#include "registry.h"
+
+#include "log.h"
+
+#include <fcntl.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/stat.h>
+
+#define NAME_MAX_LEN 64
+#define FILE_MAX (64 * 1024)
+
+struct registry {
+	sd_event *event;
+	int dir;
+	struct vm *vms;
+	registry_gone_fn gone;
+	void *userdata;
+};
+
+int registry_check_name(const char *name, struct error *err)
+{
+	static const char allowed[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+				      "0123456789._:-";
+
+	if (!name[0] || name[0] == '.' || strlen(name) > NAME_MAX_LEN ||
+	    name[strspn(name, allowed)])
+		return error_set(err, -EINVAL,
+				 "a VM's name has 1 to %d of a-z A-Z 0-9 . _ : - and begins with no dot",
+				 NAME_MAX_LEN);
+	return 0;
+}
+
+static void vm_unwatch(struct vm *vm)
+{
+	vm->exit = sd_event_source_disable_unref(vm->exit);
+	closep(&vm->pidfd);
+}
+
+static void vm_freep(struct vm **vm)
+{
+	if (!*vm)
+		return;
+	vm_unwatch(*vm);
+	message_free((*vm)->pb);
+	free(*vm);
+	*vm = NULL;
+}
+
+static int on_exit_of_vm(sd_event_source *s, int fd, uint32_t revents, void *userdata)
+{
+	struct vm *vm = userdata;
+
+	vm_unwatch(vm);
+	vm->registry->gone(vm, vm->registry->userdata);
+	return 0;
+}
+
+static int vm_watch(struct vm *vm)
+{
+	_cleanup_close_ int fd = -EBADF;
+	sd_event_source *source;
+	int r;
+
+	r = process_open(vm->pb->process->pid, vm->pb->process->start_time, &fd);
+	if (r < 0)
+		return r;
+	r = sd_event_add_io(vm->registry->event, &source, fd, EPOLLIN, on_exit_of_vm, vm);
+	if (r < 0)
+		return r;
+	vm_unwatch(vm);
+	vm->exit = source;
+	vm->pidfd = TAKE_FD(fd);
+	return 0;
+}
+
+static int vm_new(struct registry *r, const Vm *pb, struct vm **ret_vm)
+{
+	_cleanup_(vm_freep) struct vm *vm = calloc(1, sizeof(*vm));
+
+	if (!vm)
+		return -ENOMEM;
+	vm->registry = r;
+	vm->pidfd = -EBADF;
+	vm->pb = message_copy(pb);
+	if (!vm->pb)
+		return -ENOMEM;
+	*ret_vm = TAKE_PTR(vm);
+	return 0;
+}
+
+static int load(struct registry *r, const char *file)
+{
+	_cleanup_close_ int fd = openat(r->dir, file, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	_cleanup_message_ Vm *pb = NULL;
+	_cleanup_free_ uint8_t *data = malloc(FILE_MAX);
+	struct vm *vm;
+	ssize_t n;
+	int k;
+
+	if (!data)
+		return -ENOMEM;
+	if (fd < 0)
+		return -errno;
+	n = read(fd, data, FILE_MAX);
+	if (n < 0)
+		return -errno;
+	pb = upgraded__v1__vm__unpack(NULL, (size_t)n, data);
+	if (!pb || strcmp(pb->name, file) != 0 || !pb->process)
+		return -EBADMSG;
+	k = vm_new(r, pb, &vm);
+	if (k < 0)
+		return k;
+	if (vm_watch(vm) < 0)
+		log_vm(LOG_NOTICE, file, 0, "its process %d is gone", pb->process->pid);
+	vm->next = r->vms;
+	r->vms = vm;
+	return 0;
+}
+
+static int load_all(struct registry *r)
+{
+	_cleanup_closedir_ DIR *dir = NULL;
+	struct dirent *entry;
+	int fd;
+
+	fd = openat(r->dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	dir = fdopendir(fd);
+	if (!dir) {
+		close(fd);
+		return -ENOMEM;
+	}
+	while ((entry = readdir(dir))) {
+		int k;
+
+		/* No name begins with a dot, so ".new-NAME" is a save that was cut short. */
+		if (entry->d_name[0] == '.')
+			continue;
+		k = load(r, entry->d_name);
+		if (k < 0)
+			log_line(LOG_WARNING, "vms/%s is not a VM that can be read: %s",
+				 entry->d_name, strerror(-k));
+	}
+	return 0;
+}
+
+int registry_open(sd_event *event, const char *dir, registry_gone_fn gone, void *userdata,
+		  struct registry **ret_registry, struct error *err)
+{
+	_cleanup_(registry_freep) struct registry *r = calloc(1, sizeof(*r));
+	int k = 0;
+
+	if (!r)
+		return error_set(err, -ENOMEM, "out of memory");
+	r->event = event;
+	r->gone = gone;
+	r->userdata = userdata;
+	r->dir = -EBADF;
+	if (mkdir(dir, 0700) < 0 && errno != EEXIST)
+		k = -errno;
+	if (k >= 0) {
+		r->dir = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+		k = r->dir < 0 ? -errno : load_all(r);
+	}
+	if (k < 0)
+		return error_errno(err, k, "cannot load the known VMs from %s", dir);
+	*ret_registry = TAKE_PTR(r);
+	return 0;
+}
+
+struct vm *registry_first(struct registry *r)
+{
+	return r->vms;
+}
+
+struct vm *registry_find(struct registry *r, const char *name)
+{
+	struct vm *vm = r->vms;
+
+	while (vm && strcmp(vm->pb->name, name) != 0)
+		vm = vm->next;
+	return vm;
+}
+
+struct vm *registry_find_process(struct registry *r, pid_t pid, uint64_t start_time)
+{
+	struct vm *vm = r->vms;
+
+	while (vm && (vm->pidfd < 0 || vm->pb->process->pid != pid ||
+		      vm->pb->process->start_time != start_time))
+		vm = vm->next;
+	return vm;
+}
+
+/* Writes "process" and what follows from it; the process is not yet watched. */
+static int set_facts(Vm *pb, const struct process_facts *facts)
+{
+	if (!pb->process)
+		pb->process = message_new(&upgraded__v1__process__descriptor);
+	if (!pb->process || message_set_string(&pb->binary, facts->binary) < 0)
+		return -ENOMEM;
+	pb->process->pid = facts->pid;
+	pb->process->start_time = facts->start_time;
+	pb->since_us = facts->since_us;
+	return 0;
+}
+
+int registry_add(struct registry *r, const char *name, const char *manager, const char *unit,
+		 const struct process_facts *facts, const char *qmp, struct vm **ret_vm,
+		 struct error *err)
+{
+	_cleanup_message_ Vm *pb = message_new(&upgraded__v1__vm__descriptor);
+	_cleanup_(vm_freep) struct vm *vm = NULL;
+	struct vm *old;
+	int k;
+
+	k = registry_check_name(name, err);
+	if (k < 0)
+		return k;
+	old = registry_find(r, name);
+	if (old && (old->pidfd >= 0 || old->upgrade || old->working)) {
+		error_set(err, -EEXIST, "a VM named %s is known already, process %d", name,
+			  old->pb->process->pid);
+		error_hint(err, "upgradectl show %s", name);
+		return -EEXIST;
+	}
+	if (!pb || message_set_string(&pb->name, name) < 0 ||
+	    message_set_string(&pb->driver, "qemu") < 0 ||
+	    message_set_string(&pb->manager, manager) < 0 ||
+	    message_set_string(&pb->unit, unit) < 0 || message_set_string(&pb->qmp, qmp) < 0 ||
+	    set_facts(pb, facts) < 0 || vm_new(r, pb, &vm) < 0)
+		return error_set(err, -ENOMEM, "out of memory");
+	k = vm_watch(vm);
+	if (k < 0)
+		return error_errno(err, k, "cannot watch process %d", (int)facts->pid);
+	if (old)
+		registry_remove(old);
+	vm->next = r->vms;
+	r->vms = vm;
+	registry_save(vm);
+	*ret_vm = TAKE_PTR(vm);
+	return 0;
+}
+
+int registry_set_process(struct vm *vm, const struct process_facts *facts, struct error *err)
+{
+	int k;
+
+	k = set_facts(vm->pb, facts);
+	if (k >= 0)
+		k = vm_watch(vm);
+	if (k == -ESRCH)
+		vm_unwatch(vm);
+	registry_save(vm);
+	return k < 0 ? error_errno(err, k, "cannot watch process %d", (int)facts->pid) : 0;
+}
+
+int registry_learn(struct vm *vm, const Vm *found)
+{
+	int k = 0;
+
+	if (found->version[0])
+		k |= message_set_string(&vm->pb->version, found->version);
+	if (found->machine[0])
+		k |= message_set_string(&vm->pb->machine, found->machine);
+	if (found->qmp[0])
+		k |= message_set_string(&vm->pb->qmp, found->qmp);
+	if (found->memory)
+		vm->pb->memory = found->memory;
+	if (found->tier)
+		vm->pb->tier = found->tier;
+	registry_save(vm);
+	return k ? -ENOMEM : 0;
+}
+
+static int save(struct vm *vm)
+{
+	_cleanup_free_ uint8_t *data = NULL;
+	_cleanup_close_ int fd = -EBADF;
+	char fresh[NAME_MAX_LEN + sizeof(".new-")];
+	size_t len;
+	ssize_t n;
+	int k;
+
+	k = message_pack(vm->pb, &data, &len);
+	if (k < 0)
+		return k;
+	snprintf(fresh, sizeof(fresh), ".new-%s", vm->pb->name);
+	fd = openat(vm->registry->dir, fresh, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW,
+		    0600);
+	if (fd < 0)
+		return -errno;
+	n = write(fd, data, len);
+	if (n != (ssize_t)len)
+		return n < 0 ? -errno : -ENOSPC;
+	if (renameat(vm->registry->dir, fresh, vm->registry->dir, vm->pb->name) < 0)
+		return -errno;
+	return 0;
+}
+
+void registry_save(struct vm *vm)
+{
+	int k = save(vm);
+
+	if (k < 0)
+		log_vm(LOG_WARNING, vm->pb->name, 0,
+		       "could not be saved, a restart of upgraded would forget it: %s",
+		       strerror(-k));
+}
+
+void registry_remove(struct vm *vm)
+{
+	struct vm **at = &vm->registry->vms;
+
+	while (*at != vm)
+		at = &(*at)->next;
+	*at = vm->next;
+	if (unlinkat(vm->registry->dir, vm->pb->name, 0) < 0 && errno != ENOENT)
+		log_vm(LOG_WARNING, vm->pb->name, 0, "its file could not be removed: %m");
+	vm_freep(&vm);
+}
+
+void registry_freep(struct registry **r)
+{
+	if (!*r)
+		return;
+	while ((*r)->vms) {
+		struct vm *vm = (*r)->vms;
+
+		(*r)->vms = vm->next;
+		vm_freep(&vm);
+	}
+	closep(&(*r)->dir);
+	free(*r);
+	*r = NULL;
+}

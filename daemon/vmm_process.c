@@ -1,0 +1,216 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What /proc says of a VMM process. Used when a VM is adopted, and to find it
+ * again after a restart: a process is named by pid and start time, so that a
+ * reused pid is not taken for it. Owns nothing. The process may end at any
+ * moment between two reads: all such endings are -ESRCH.
+ */
+#include "vmm_process.h"
+
+#include <fcntl.h>
+#include <string.h>
+#include <sys/pidfd.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
+
+#define ARGV_MAX (2 * 1024 * 1024)
+
+static int open_proc(pid_t pid, const char *file)
+{
+	char path[64];
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/%d/%s", (int)pid, file);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return errno == ENOENT ? -ESRCH : -errno;
+	return fd;
+}
+
+/* Reads all of it; *ret_data has a NUL after its end. */
+static int read_proc(pid_t pid, const char *file, char **ret_data, size_t *ret_len)
+{
+	_cleanup_close_ int fd = open_proc(pid, file);
+	_cleanup_free_ char *data = NULL;
+	size_t len = 0, room = 0;
+
+	if (fd < 0)
+		return fd;
+	for (;;) {
+		ssize_t n;
+
+		if (len + 1 >= room) {
+			char *more;
+
+			room = room ? room * 2 : 4096;
+			if (room > ARGV_MAX)
+				return -E2BIG;
+			more = realloc(data, room);
+			if (!more)
+				return -ENOMEM;
+			data = more;
+		}
+		n = read(fd, data + len, room - len - 1);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return -errno;
+		if (n == 0)
+			break;
+		len += (size_t)n;
+	}
+	data[len] = '\0';
+	*ret_data = TAKE_PTR(data);
+	*ret_len = len;
+	return 0;
+}
+
+static int split_argv(const char *data, size_t len, char ***ret_argv)
+{
+	_cleanup_strv_ char **argv = NULL;
+	size_t n = 0;
+
+	for (size_t i = 0; i < len; i++)
+		n += data[i] == '\0';
+	argv = calloc(n + 2, sizeof(*argv));
+	if (!argv)
+		return -ENOMEM;
+	n = 0;
+	for (const char *s = data; s < data + len; s += strlen(s) + 1) {
+		argv[n] = strdup(s);
+		if (!argv[n++])
+			return -ENOMEM;
+	}
+	*ret_argv = TAKE_PTR(argv);
+	return 0;
+}
+
+static uint64_t clock_us(clockid_t clock)
+{
+	struct timespec t;
+
+	clock_gettime(clock, &t);
+	return (uint64_t)t.tv_sec * 1000000 + (uint64_t)t.tv_nsec / 1000;
+}
+
+static int read_binary(pid_t pid, char **ret_binary)
+{
+	static const char deleted[] = " (deleted)";
+	char path[64], link[4096];
+	ssize_t n;
+
+	snprintf(path, sizeof(path), "/proc/%d/exe", (int)pid);
+	n = readlink(path, link, sizeof(link) - 1);
+	if (n < 0)
+		return errno == ENOENT ? -ESRCH : -errno;
+	link[n] = '\0';
+	if (n > (ssize_t)strlen(deleted) && !strcmp(link + n - strlen(deleted), deleted))
+		link[n - (ssize_t)strlen(deleted)] = '\0';
+	*ret_binary = strdup(link);
+	return *ret_binary ? 0 : -ENOMEM;
+}
+
+int process_read(pid_t pid, struct process_facts *ret_facts, struct error *err)
+{
+	_cleanup_process_facts_ struct process_facts f = PROCESS_FACTS_INIT;
+	_cleanup_close_ int dir = open_proc(pid, ".");
+	_cleanup_free_ char *cmdline = NULL;
+	struct stat st = { 0 };
+	size_t len = 0;
+	int r;
+
+	f.pid = pid;
+	r = dir < 0 ? dir : process_start_time(pid, &f.start_time);
+	if (r >= 0)
+		r = read_binary(pid, &f.binary);
+	if (r >= 0)
+		r = read_proc(pid, "cmdline", &cmdline, &len);
+	if (r >= 0)
+		r = split_argv(cmdline, len, &f.argv);
+	/* The directory belongs to the effective uid and gid. */
+	if (r >= 0 && fstat(dir, &st) < 0)
+		r = -errno;
+	if (r < 0)
+		return error_errno(err, r, "cannot read what process %d is", (int)pid);
+	f.uid = st.st_uid;
+	f.gid = st.st_gid;
+	f.since_us = clock_us(CLOCK_REALTIME) - clock_us(CLOCK_BOOTTIME) +
+		     f.start_time * 1000000 / (uint64_t)sysconf(_SC_CLK_TCK);
+	*ret_facts = f;
+	f = (struct process_facts)PROCESS_FACTS_INIT;
+	return 0;
+}
+
+void process_facts_clear(struct process_facts *facts)
+{
+	free(facts->binary);
+	strv_freep(&facts->argv);
+	*facts = (struct process_facts)PROCESS_FACTS_INIT;
+}
+
+int process_open(pid_t pid, uint64_t start_time, int *ret_pidfd)
+{
+	_cleanup_close_ int fd = -EBADF;
+	uint64_t ticks;
+	int r;
+
+	if (pid <= 0)
+		return -ESRCH;
+	fd = pidfd_open(pid, 0);
+	if (fd < 0)
+		return errno == EINVAL ? -ESRCH : -errno;
+	/* Looked at while the pidfd holds the pid. */
+	r = process_start_time(pid, &ticks);
+	if (r < 0)
+		return r;
+	if (ticks != start_time)
+		return -ESRCH;
+	*ret_pidfd = TAKE_FD(fd);
+	return 0;
+}
+
+int process_open_dead(int *ret_pidfd)
+{
+	_cleanup_close_ int fd = -EBADF;
+	pid_t pid = fork();
+	int r;
+
+	if (pid < 0)
+		return -errno;
+	if (pid == 0)
+		_exit(0);
+	fd = pidfd_open(pid, 0);
+	r = fd < 0 ? -errno : 0;
+	waitpid(pid, NULL, 0);
+	if (r < 0)
+		return r;
+	*ret_pidfd = TAKE_FD(fd);
+	return 0;
+}
+
+bool process_outdated(pid_t pid, const char *binary)
+{
+	struct stat running, disk;
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/%d/exe", (int)pid);
+	if (stat(path, &running) < 0)
+		return false;
+	return stat(binary, &disk) < 0 || disk.st_dev != running.st_dev ||
+	       disk.st_ino != running.st_ino;
+}
+
+char *process_guest_name(char **argv)
+{
+	for (char **a = argv; a[0] && a[1]; a++) {
+		const char *value = a[1];
+
+		if (strcmp(a[0], "-name") != 0 && strcmp(a[0], "--name") != 0)
+			continue;
+		if (!strncmp(value, "guest=", 6))
+			value += 6;
+		return strndup(value, strcspn(value, ","));
+	}
+	return NULL;
+}

@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Who may ask for what, in one function, called by server.c before a request
+ * is handled. The peer is who the kernel says it is. Owns nothing.
+ *
+ * Whoever could connect is root, the daemon's own user, or a member of the
+ * socket's group: the socket's file mode sees to that. Members of the group
+ * operate VMs that are known; they must not be able to have a program of their
+ * choice run as another user. So what names a command line or a process is for
+ * root, and a target binary that a member names must be one that only root can
+ * have put there.
+ */
+#include "access.h"
+
+#include "message.h"
+
+#include <limits.h>
+#include <stdbool.h>
+#include <string.h>
+#include <sys/stat.h>
+
+/* The file and every directory above it: root's, and nobody else may write. */
+static bool only_root_writes(const char *path)
+{
+	char real[PATH_MAX];
+	struct stat st;
+
+	if (!realpath(path, real))
+		return false;
+	for (;;) {
+		char *slash;
+
+		if (stat(real, &st) < 0 || st.st_uid != 0 || (st.st_mode & (S_IWGRP | S_IWOTH)))
+			return false;
+		if (!strcmp(real, "/"))
+			return true;
+		slash = strrchr(real, '/');
+		slash[slash == real] = '\0';
+	}
+}
+
+static int check_binary(const char *binary, struct error *err)
+{
+	if (!binary[0] || only_root_writes(binary))
+		return 0;
+	error_set(err, -EACCES, "%s could be written by others than root", binary);
+	error_hint(err, "name a binary that is installed, or ask as root");
+	return -EACCES;
+}
+
+int access_check(const struct peer *peer, const Envelope *request, struct error *err)
+{
+	if (peer->uid == 0 || peer->uid == geteuid())
+		return 0;
+	switch (request->body_case) {
+	case BODY(RUN):
+	case BODY(ADOPT):
+	case BODY(FORGET):
+		error_set(err, -EACCES, "%s is for root: it decides which processes upgraded handles",
+			  envelope_name(request));
+		return -EACCES;
+	case BODY(CHECK):
+		return check_binary(request->check->binary, err);
+	case BODY(UPGRADE):
+		return check_binary(request->upgrade->binary, err);
+	default:
+		return 0;
+	}
+}

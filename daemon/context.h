@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* All that the daemon is, made once in main(). */
+#ifndef UPGRADED_CONTEXT_H
+#define UPGRADED_CONTEXT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <systemd/sd-event.h>
+
+struct options {
+	const char *runtime_dir;
+	const char *state_dir;
+	const char *worker;
+	const char *group;
+	size_t max_running;      /* upgrades and checks at once */
+};
+
+struct context {
+	struct options options;
+	sd_event *event;
+	struct registry *registry;
+	struct journal *journal;
+	struct history *history;
+	struct server *server;
+	struct upgrade *upgrades; /* waiting and under way, oldest first */
+	struct check *checks;     /* likewise */
+	struct systemd *systemd;  /* manager/systemd.c */
+	uint64_t next_id;         /* of upgrades */
+};
+
+#endif

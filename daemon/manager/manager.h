@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Who must learn that a VM's process changed: see systemd.c, none.c. */
+#ifndef UPGRADED_MANAGER_H
+#define UPGRADED_MANAGER_H
+
+#include "context.h"
+#include "registry.h"
+
+struct manager_driver {
+	const char *name;
+	/*
+	 * COMMIT is in the journal, the worker has not been told yet: the guest
+	 * stands still, both processes exist. Must not wait for anybody.
+	 */
+	void (*commit)(struct context *ctx, struct vm *vm, pid_t source, pid_t target);
+	/* The upgrade has ended and @vm is what it is from now on. */
+	void (*done)(struct context *ctx, struct vm *vm, const Report *report);
+	/* The process ended, by no upgrade. */
+	void (*gone)(struct context *ctx, struct vm *vm);
+};
+
+extern const struct manager_driver manager_systemd;
+extern const struct manager_driver manager_none;
+
+/* The driver of @vm; an unknown name is handled as "none". */
+const struct manager_driver *manager_of(const struct vm *vm);
+
+#endif

@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The manager driver for processes that nobody manages: started by hand or by
+ * a script, made known with `adopt`. There is nobody to tell, so it does
+ * nothing and owns nothing. Also where a driver is found by its name.
+ */
+#include "manager.h"
+
+#include <string.h>
+
+static void nobody_to_tell(struct context *ctx, struct vm *vm, pid_t source, pid_t target)
+{
+}
+
+static void none_done(struct context *ctx, struct vm *vm, const Report *report)
+{
+}
+
+static void none_gone(struct context *ctx, struct vm *vm)
+{
+}
+
+const struct manager_driver manager_none = {
+	.name = "none",
+	.commit = nobody_to_tell,
+	.done = none_done,
+	.gone = none_gone,
+};
+
+const struct manager_driver *manager_of(const struct vm *vm)
+{
+	return strcmp(vm->pb->manager, manager_systemd.name) ? &manager_none : &manager_systemd;
+}

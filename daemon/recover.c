@@ -1,0 +1,148 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Upgrades that were running when the daemon ended. Called once from main(),
+ * before anybody can connect: replays the journal, and gives each upgrade that
+ * has an INTENT and no END to upgrade.c. The rule is in the journal alone: with
+ * a COMMIT record it rolls forward, without one it rolls back. Owns the list
+ * while it reads. If the daemon dies here, the next one does the same again.
+ */
+#include "recover.h"
+
+#include "journal.h"
+#include "log.h"
+#include "registry.h"
+#include "upgrade.h"
+
+#include <inttypes.h>
+
+#define KIND(x) UPGRADED__V1__JOURNAL_RECORD__KIND__##x
+
+struct replay {
+	struct unfinished *v;
+	size_t n;
+	uint64_t last_id;
+};
+
+static struct unfinished *find(struct replay *replay, uint64_t id)
+{
+	for (size_t i = 0; i < replay->n; i++)
+		if (replay->v[i].start->upgrade_id == id)
+			return &replay->v[i];
+	return NULL;
+}
+
+static void unfinished_clear(struct unfinished *u)
+{
+	message_free(u->start);
+	message_free(u->target);
+}
+
+static int begin(struct replay *replay, const JournalRecord *record)
+{
+	struct unfinished *v = reallocarray(replay->v, replay->n + 1, sizeof(*v));
+	WorkerStart *start;
+
+	if (!v)
+		return -ENOMEM;
+	replay->v = v;
+	if (!record->start || !record->start->vm || !record->start->vm->process)
+		return -EBADMSG;
+	start = message_copy(record->start);
+	if (!start)
+		return -ENOMEM;
+	v[replay->n++] = (struct unfinished){ .start = start, .at_us = record->at_us };
+	return 0;
+}
+
+static int replay_one(const JournalRecord *record, void *userdata)
+{
+	struct replay *replay = userdata;
+	struct unfinished *u = find(replay, record->upgrade_id);
+
+	if (record->upgrade_id > replay->last_id)
+		replay->last_id = record->upgrade_id;
+	if (record->kind == KIND(INTENT))
+		return u ? 0 : begin(replay, record);
+	if (!u)
+		return 0;
+	switch (record->kind) {
+	case KIND(PHASE):
+		u->phase = record->phase;
+		break;
+	case KIND(CUSTODY):
+		if (!record->custody || !record->custody->target)
+			break;
+		message_free(u->target);
+		u->target = message_copy(record->custody);
+		if (!u->target)
+			return -ENOMEM;
+		break;
+	case KIND(COMMIT):
+		u->committed = true;
+		break;
+	case KIND(END):
+		unfinished_clear(u);
+		*u = replay->v[--replay->n];
+		break;
+	default:
+		break;
+	}
+	return 0;
+}
+
+/* The VM that was upgraded; one whose file was lost is made known again. */
+static struct vm *vm_of(struct context *ctx, const struct unfinished *u, struct error *err)
+{
+	_cleanup_process_facts_ struct process_facts facts = PROCESS_FACTS_INIT;
+	const Vm *pb = u->start->vm;
+	struct vm *vm = registry_find(ctx->registry, pb->name);
+
+	if (vm)
+		return vm;
+	if (process_read(pb->process->pid, &facts, err) < 0)
+		return NULL;
+	if (facts.start_time != pb->process->start_time) {
+		error_set(err, -ESRCH, "its process is gone");
+		return NULL;
+	}
+	if (registry_add(ctx->registry, pb->name, pb->manager, pb->unit, &facts, pb->qmp, &vm, err) < 0)
+		return NULL;
+	return vm;
+}
+
+static void take_up(struct context *ctx, const struct unfinished *u)
+{
+	JournalRecord end = UPGRADED__V1__JOURNAL_RECORD__INIT;
+	_cleanup_error_ struct error err = ERROR_INIT;
+	struct vm *vm = vm_of(ctx, u, &err);
+
+	if (vm && upgrade_resume(ctx, vm, u, &err) >= 0)
+		return;
+	log_error(LOG_CRIT, u->start->vm->name, u->start->upgrade_id, &err,
+		  "an upgrade that was running cannot be taken up again");
+	end.kind = KIND(END);
+	end.upgrade_id = u->start->upgrade_id;
+	(void)journal_append(ctx->journal, &end, NULL);
+}
+
+int recover_all(struct context *ctx, struct error *err)
+{
+	struct replay replay = { 0 };
+	int r;
+
+	/* A newer daemon's journal: change nothing, and serve what needs no upgrade. */
+	if (journal_writable(ctx->journal, NULL) < 0)
+		return 0;
+	r = journal_replay(ctx->journal, replay_one, &replay, err);
+	if (replay.last_id >= ctx->next_id)
+		ctx->next_id = replay.last_id + 1;
+	for (size_t i = 0; i < replay.n; i++) {
+		if (r >= 0)
+			take_up(ctx, &replay.v[i]);
+		unfinished_clear(&replay.v[i]);
+	}
+	free(replay.v);
+	if (r >= 0 && !ctx->upgrades)
+		journal_compact(ctx->journal);
+	return r;
+}

@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Supervision of the running upgrades: see upgrade.c. */
+#ifndef UPGRADED_UPGRADE_SUPERVISION_H
+#define UPGRADED_UPGRADE_SUPERVISION_H
+
+#include "context.h"
+#include "custody.h"
+#include "registry.h"
+#include "server.h"
+
+#define PHASE_TIMEOUT_DEFAULT_US (60 * 1000000ULL)
+/* How long a worker may take to end after its last message. */
+#define WORKER_END_US (10 * 1000000ULL)
+
+/* A worker keeps its own deadlines; one that says nothing for so long is stuck. */
+static inline uint64_t worker_silence_us(uint64_t phase_timeout_us)
+{
+	return 2 * phase_timeout_us + 10 * 1000000ULL;
+}
+
+struct upgrade;
+
+/* Queues one. The answer, the events and the report go to @from. */
+int upgrade_request(struct context *ctx, struct vm *vm,
+		    const Upgraded__V1__UpgradeRequest *request, const struct requester *from,
+		    struct error *err);
+
+/* Asks for a rollback. -EALREADY: it is committed. */
+int upgrade_abort(struct upgrade *u, struct error *err);
+
+/* Starts the oldest that may run, for schedule(). False: there is none. */
+bool upgrade_start_next(struct context *ctx);
+
+/* What the journal says of an upgrade that has no END. */
+struct unfinished {
+	WorkerStart *start;
+	CustodyPut *target;   /* NULL: none was started */
+	Phase phase;
+	bool committed;
+	uint64_t at_us;
+};
+
+/* Goes on with it: waits for the worker of the daemon before us, then starts another. */
+int upgrade_resume(struct context *ctx, struct vm *vm, const struct unfinished *unfinished,
+		   struct error *err);
+
+Phase upgrade_phase(const struct upgrade *u);
+uint64_t upgrade_id(const struct upgrade *u);
+const struct custody *upgrade_custody(const struct upgrade *u);
+
+/* Lets go of all, on the way out: the workers see the end of their socket. */
+void upgrade_free_all(struct context *ctx);
+
+#endif

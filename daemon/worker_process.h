@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* One upgraded-worker, seen from the daemon: see worker_process.c. */
+#ifndef UPGRADED_WORKER_PROCESS_H
+#define UPGRADED_WORKER_PROCESS_H
+
+#include "message.h"
+#include "wire.h"
+
+#include <systemd/sd-event.h>
+
+struct worker_process;
+
+struct worker_ops {
+	/* A message came; takes what it wants of @fds. Negative: it broke the
+	 * contract, and is killed. Must not free the worker. */
+	int (*message)(Envelope *env, struct scm_fds *fds, void *userdata);
+	/* It is dead and all it sent was delivered. The callee frees it. @how says
+	 * what became of it ("ended with status 1"). */
+	void (*ended)(const char *how, void *userdata);
+};
+
+struct worker_order {
+	const char *program;
+	WorkerStart *start;      /* borrowed */
+	int source_pidfd;        /* borrowed */
+	int target_pidfd;        /* borrowed; -EBADF: none */
+	uint64_t silence_us;     /* it is killed after saying nothing for so long */
+	const struct worker_ops *ops;
+	void *userdata;
+};
+
+/* Starts one and gives it its order. Nothing is left running on failure. */
+int worker_process_start(sd_event *event, const struct worker_order *order,
+			 struct worker_process **ret_worker, struct error *err);
+
+pid_t worker_process_pid(const struct worker_process *w);
+
+/* Sends; if it does not read (the socket is full) it is killed. */
+int worker_process_send(struct worker_process *w, Envelope *env);
+int worker_process_ack(struct worker_process *w, uint64_t id);
+int worker_process_refuse(struct worker_process *w, uint64_t id, const struct error *err);
+int worker_process_abort(struct worker_process *w);
+
+/* It should be gone soon: kills it unless it ends within @us. */
+void worker_process_expect_end(struct worker_process *w, uint64_t us);
+
+/* Lets go of it without killing it: it sees the end of the socket. */
+void worker_process_freep(struct worker_process **w);
+
+#endif

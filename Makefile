@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# The front door. Real work is done by meson and by the scripts named here.
+
+BUILD := build/user
+ASAN := build/asan
+NINJA := ninja --quiet
+
+.DEFAULT_GOAL := help
+.PHONY: help build install demo check check-unit check-testbed check-integration bench \
+	kernel testbed testbed-shell testbed-install clean
+
+help: ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
+
+$(BUILD)/build.ninja:
+	@testbed/deps build
+	@meson setup $(BUILD) >/dev/null
+
+$(ASAN)/build.ninja:
+	@testbed/deps build
+	@meson setup $(ASAN) -Db_sanitize=address,undefined -Db_lundef=false -Dbuildtype=debug \
+		-Dwerror=true >/dev/null
+
+build: $(BUILD)/build.ninja ## build the daemon, the worker and upgradectl
+	@$(NINJA) -C $(BUILD)
+
+install: build ## install into DESTDIR (meson install)
+	@meson install -C $(BUILD) --no-rebuild
+
+demo: ## upgrade a Linux guest under load from one QEMU to another, in the emulated host
+	@testbed/deps build testbed
+	@tests/demo/run
+
+check: ## all tests; ends with "N passed, N failed, N skipped"
+	@testbed/deps build testbed
+	@tests/check
+
+check-unit: $(ASAN)/build.ninja ## the unit tests only, with the sanitizers
+	@tests/check unit
+
+check-testbed: ## the emulated host's own tests only
+	@testbed/deps build testbed
+	@tests/check testbed guest
+
+check-integration: ## upgrades, rollbacks and refusals in the emulated host only
+	@testbed/deps build testbed
+	@tests/check integration
+
+bench: ## our blackout against a bare cpr-transfer script's, into build/bench/results.json
+	@testbed/deps build testbed
+	@tests/bench/run
+
+kernel: ## the emulated host's kernel; prints where it is
+	@testbed/deps testbed
+	@testbed/kernel
+
+testbed: ## kernel and root file system of the emulated host
+	@testbed/deps testbed
+	@testbed/kernel >/dev/null
+	@testbed/rootfs >/dev/null
+
+testbed-shell: ## an interactive shell in the emulated host
+	@testbed/deps build testbed
+	@testbed/shell
+
+# What testbed/run lays over the emulated host's root file system.
+testbed-install: build
+	@rm -rf build/destdir.new
+	@meson install -C $(BUILD) --no-rebuild --quiet --destdir $(CURDIR)/build/destdir.new
+	@mkdir -p build/testbed-extra
+	@[ build/testbed-extra/load.img -nt $(BUILD)/tests/guest/loadwatch ] || \
+		tests/guest/mkinitrd build/testbed-extra/load.img
+	@rm -rf build/destdir && mv build/destdir.new build/destdir
+
+clean: ## remove build/ (the cache of kernel and root file system stays)
+	@rm -rf build

@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A test guest under load in the emulated host, and what its watcher saw.
+
+Used by the demo, the integration tests and the benchmarks; runs as root inside the emulated host (testbed/run),
+where upgraded is installed and started by systemd. Owns everything it starts: Guest.stop() ends it, by pid or
+by unit, and `with Guest(...)` does so on every way out."""
+
+import glob
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+
+TOOLS = pathlib.Path("/usr/lib/upgraded-test")
+UPGRADECTL = "upgradectl"
+
+COMMITTED, REFUSED, ROLLED_BACK, NO_SUCH_VM = 0, 3, 4, 5  # exit statuses of upgradectl
+
+
+def qemus():
+    """{version: path} of the QEMUs in the emulated host, oldest first."""
+    found = {}
+    for path in glob.glob("/opt/qemu-*/bin/qemu-system-x86_64"):
+        text = subprocess.run([path, "--version"], capture_output=True, text=True, check=True).stdout
+        found[text.split()[3]] = path
+    return dict(sorted(found.items(), key=lambda item: [int(n) for n in item[0].split(".")]))
+
+
+def oldest_machine(path, machine="q35"):
+    """The machine type that `machine` means for this QEMU: pc-q35-10.0."""
+    text = subprocess.run([path, "-machine", "help"], capture_output=True, text=True, check=True).stdout
+    for line in text.splitlines():
+        if line.split()[0] == machine and "(alias of " in line:
+            return line.split("(alias of ")[1].rstrip(")")
+    raise RuntimeError(f"{path} has no machine {machine}")
+
+
+def wait_until(condition, seconds, what):
+    """Polls until condition() is true; what is said when it never is."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not within {seconds} s: {what}")
+        time.sleep(0.02)
+    return value
+
+
+class Guest:
+    """One VM under its unit vmm@NAME.service, with its load, its peer and its watcher."""
+
+    serial = 0
+
+    def __init__(self, name="vm", memory=512, smp=2, load_mem=128, machine=None, extra=(), cmdline="", vhost=True):
+        Guest.serial += 1
+        self.name, self.memory, self.smp, self.load_mem = name, memory, smp, load_mem
+        self.machine, self.extra, self.cmdline, self.vhost = machine, list(extra), cmdline, vhost
+        self.dir = pathlib.Path(tempfile.mkdtemp(prefix=f"guest-{name}-", dir="/var/tmp"))
+        self.net = f"10.77.{Guest.serial}"
+        self.tap = f"tap-{name}"[:15]
+        self.peer = self.watch = None
+        self.started = False
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.stop()
+
+    # What is around the VM.
+
+    def prepare(self):
+        """Network, disk, peer and watcher; everything but the VMM."""
+        d = self.dir
+        os.mkfifo(d / "heartbeat")
+        os.mkfifo(d / "report")
+        subprocess.run(["ip", "tuntap", "add", "dev", self.tap, "mode", "tap", "vnet_hdr"], check=True)
+        subprocess.run(["ip", "addr", "add", f"{self.net}.1/24", "dev", self.tap], check=True)
+        subprocess.run(["ip", "link", "set", self.tap, "up"], check=True)
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", d / "disk.qcow2", "256M"], check=True,
+                       env=dict(os.environ, PATH=os.environ["PATH"] + ":/opt/qemu-10.0/bin:/opt/qemu-11.1/bin"))
+        self.peer = subprocess.Popen([TOOLS / "loadpeer", "--listen", f"{self.net}.1:7777"],
+                                     stdout=open(d / "peer.json", "w"), stderr=subprocess.STDOUT)
+        self.watch = subprocess.Popen([TOOLS / "loadwatch", "--hb", d / "heartbeat", "--report", d / "report",
+                                       "--ctl", d / "watch"], stdout=open(d / "watch.json", "w"),
+                                      stderr=subprocess.STDOUT)
+        wait_until((d / "watch").exists, 10, "loadwatch listens")
+
+    def arguments(self):
+        """The VM's command line after the binary, as an operator would write it."""
+        d = self.dir
+        machine = self.machine or oldest_machine(next(iter(qemus().values())))
+        append = (f"console=ttyS0 quiet load.mem={self.load_mem} load.disk=/dev/vda "
+                  f"load.net={self.net}.2/24 load.peer={self.net}.1:7777 {self.cmdline}")
+        vhost = "on" if self.vhost else "off"
+        return ["-machine", machine, "-accel", "kvm", "-cpu", "host", "-smp", str(self.smp), "-m", str(self.memory),
+                "-nodefaults", "-display", "none", "-vga", "std",
+                "-kernel", str(TOOLS / "bzImage"), "-initrd", str(TOOLS / "load.img"), "-append", append.strip(),
+                "-drive", f"file={d}/disk.qcow2,if=virtio,format=qcow2",
+                "-netdev", f"tap,id=net0,ifname={self.tap},script=no,downscript=no,vhost={vhost}",
+                "-device", "virtio-net-pci,netdev=net0",
+                "-device", "virtio-rng-pci", "-device", "virtio-balloon-pci", "-device", "virtio-serial-pci",
+                "-chardev", f"file,id=report,path={d}/report",
+                "-device", "virtserialport,name=org.upgraded.load,chardev=report",
+                "-chardev", f"file,id=heartbeat,path={d}/heartbeat",
+                "-device", "isa-debugcon,iobase=0xe9,chardev=heartbeat",
+                "-serial", f"file:{d}/console.log"] + self.extra
+
+    def start(self, binary, ready=90):
+        self.prepare()
+        self.started = True
+        subprocess.run([UPGRADECTL, "run", self.name, "--", binary] + self.arguments(), check=True,
+                       stdout=subprocess.DEVNULL)
+        self.wait_ready(ready)
+        return self
+
+    def wait_ready(self, seconds=90):
+        r = subprocess.run([TOOLS / "loadwatch", "--ctl", self.dir / "watch", "wait-ready", str(seconds)],
+                           capture_output=True, text=True)
+        if r.returncode:
+            raise RuntimeError(f"{self.name}: the load is not ready: {r.stdout}{r.stderr}\n{self.console()}")
+
+    def stop(self):
+        if self.started:
+            subprocess.run(["systemctl", "stop", f"vmm@{self.name}.service"], capture_output=True)
+            subprocess.run([UPGRADECTL, "forget", self.name], capture_output=True)
+        for child in (self.peer, self.watch):
+            if child:
+                child.send_signal(signal.SIGTERM)
+                child.wait(10)
+        subprocess.run(["ip", "link", "del", self.tap], capture_output=True)
+        shutil.rmtree(self.dir, ignore_errors=True)
+        self.started, self.peer, self.watch = False, None, None
+
+    # What is seen of it.
+
+    def ask(self, *words):
+        r = subprocess.run([TOOLS / "loadwatch", "--ctl", self.dir / "watch", *words], capture_output=True, text=True)
+        if r.returncode:
+            raise RuntimeError(f"loadwatch {' '.join(words)}: {r.stdout}{r.stderr}")
+        return json.loads(r.stdout)
+
+    def mark(self, name):
+        return self.ask("mark", name)
+
+    def window(self, name):
+        return self.ask("window", name)
+
+    def status(self):
+        return self.ask("status")
+
+    def console(self, lines=20):
+        try:
+            return "\n".join((self.dir / "console.log").read_text(errors="replace").splitlines()[-lines:])
+        except OSError as e:
+            return str(e)
+
+    def fresh_report(self, seconds=20):
+        """The first report that the guest sends from now on: it is alive, and this is what it says."""
+        seen = self.status()["reports"]["seen"]
+        status = wait_until(lambda: (s := self.status())["reports"]["seen"] > seen + 1 and s, seconds,
+                            f"{self.name} reports; console:\n{self.console()}")
+        return status["guest"]
+
+    def show(self):
+        r = subprocess.run([UPGRADECTL, "--json", "show", self.name], capture_output=True, text=True, check=True)
+        return json.loads(r.stdout)
+
+    def pid(self):
+        return self.show()["process"]["pid"]
+
+    # What is done to it.
+
+    def upgrade(self, binary, *options):
+        """Returns (exit status, report); the report is {} when there was none."""
+        r = subprocess.run([UPGRADECTL, "--json", "upgrade", self.name, "--vmm", binary, *options],
+                           capture_output=True, text=True)
+        lines = [json.loads(line) for line in r.stdout.splitlines() if line.strip()]
+        reports = [line for line in lines if "outcome" in line]
+        return r.returncode, reports[-1] if reports else {"stdout": r.stdout, "stderr": r.stderr}
+
+
+def tell(text):
+    print(text, flush=True)

@@ -124,6 +124,7 @@ static struct json_object *work_object(const struct watch *w, const struct gap *
 		return NULL;
 	o = json_object_new_object();
 	put(o, "span_ms", ms(w->span_ns));
+	put(o, "guest_advance_ms", fixed(b.guest_advance_ms));
 	put(o, "before_pages_per_s", fixed(b.before));
 	put(o, "after_pages_per_s", fixed(b.after));
 	put(o, "ratio", b.before > 0 ? fixed(b.after / b.before) : NULL);

@@ -93,6 +93,7 @@ bool work_around(const struct work *w, const struct gap *gap, uint64_t span_ns,
 	if (end_guest < 0)
 		return false;
 	first_after = (uint64_t)end_guest / w->slice_ns + 1;
+	b.guest_advance_ms = (double)(end_guest - ((int64_t)gap->start_ns - before)) / 1e6;
 
 	sum = known = 0;
 	for (uint64_t i = 1; i <= n && i < end_before; i++)

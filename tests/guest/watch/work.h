@@ -24,10 +24,11 @@ struct work {
 };
 
 struct brownout {
-	double before, after; /* pages per second */
-	double lost_ms;	      /* work missing after the gap, in time at the speed of before */
-	double recovery_ms;   /* until a slice had 90 % of that speed, < 0: not yet */
-	bool complete;	      /* all slices of the time after the gap are in */
+	double guest_advance_ms; /* of the guest's clock over the gap */
+	double before, after;	 /* pages per second */
+	double lost_ms;		 /* work missing after the gap, in time at the speed of before */
+	double recovery_ms;	 /* until a slice had 90 % of that speed, < 0: not yet */
+	bool complete;		 /* all slices of the time after the gap are in */
 };
 
 void work_report(struct work *w, uint64_t arrival_ns, uint64_t guest_ns);

@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Reading files and links of /proc/PID, whose sizes are not known beforehand.
+ * Used for what is to be known of the source. Owns nothing; leaves nothing
+ * behind. A pid says little about a process: whoever calls this holds a pidfd
+ * and makes sure afterwards that the process it stands for is still there.
+ */
+#include "procfs.h"
+
+#include "cleanup.h"
+
+#include <fcntl.h>
+#include <limits.h>
+#include <string.h>
+
+static int proc_path(pid_t pid, const char *name, char **ret_path)
+{
+	int n = pid == PROC_SELF ? asprintf(ret_path, "/proc/self/%s", name)
+				 : asprintf(ret_path, "/proc/%d/%s", (int)pid, name);
+
+	return n < 0 ? -ENOMEM : 0;
+}
+
+int proc_open(pid_t pid, const char *name, int flags)
+{
+	_cleanup_free_ char *path = NULL;
+	int fd, r;
+
+	r = proc_path(pid, name, &path);
+	if (r < 0)
+		return r;
+	fd = open(path, flags | O_CLOEXEC);
+	return fd < 0 ? -errno : fd;
+}
+
+int proc_read(pid_t pid, const char *name, char **ret_text, size_t *ret_len)
+{
+	_cleanup_close_ int fd = -EBADF;
+	_cleanup_free_ char *text = NULL;
+	size_t size = 4096, len = 0;
+	ssize_t n;
+
+	fd = proc_open(pid, name, O_RDONLY);
+	if (fd < 0)
+		return fd;
+	for (;;) {
+		char *more = realloc(text, size);
+
+		if (!more)
+			return -ENOMEM;
+		text = more;
+		n = read(fd, text + len, size - len - 1);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return -errno;
+		if (n == 0)
+			break;
+		len += (size_t)n;
+		if (len + 1 == size)
+			size *= 2;
+	}
+	text[len] = '\0';
+	if (ret_len)
+		*ret_len = len;
+	*ret_text = TAKE_PTR(text);
+	return 0;
+}
+
+int proc_read_strv(pid_t pid, const char *name, char ***ret_v)
+{
+	_cleanup_free_ char *text = NULL;
+	_cleanup_strv_ char **v = NULL;
+	size_t len, n = 0, i = 0;
+	int r;
+
+	r = proc_read(pid, name, &text, &len);
+	if (r < 0)
+		return r;
+	/* What a process wrote over its title may lack the last NUL; ours is there. */
+	for (size_t at = 0; at < len; at += strlen(text + at) + 1)
+		n++;
+	v = calloc(n + 1, sizeof(*v));
+	if (!v)
+		return -ENOMEM;
+	for (size_t at = 0; at < len; at += strlen(text + at) + 1) {
+		v[i] = strdup(text + at);
+		if (!v[i++])
+			return -ENOMEM;
+	}
+	*ret_v = TAKE_PTR(v);
+	return 0;
+}
+
+int proc_readlink(pid_t pid, const char *name, char **ret_target)
+{
+	_cleanup_free_ char *path = NULL;
+	char buf[PATH_MAX];
+	ssize_t n;
+	int r;
+
+	r = proc_path(pid, name, &path);
+	if (r < 0)
+		return r;
+	n = readlink(path, buf, sizeof(buf));
+	if (n < 0)
+		return -errno;
+	if ((size_t)n == sizeof(buf))
+		return -ENAMETOOLONG;
+	*ret_target = strndup(buf, (size_t)n);
+	return *ret_target ? 0 : -ENOMEM;
+}

@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Reading files and links of /proc/PID: see procfs.c. */
+#ifndef UPGRADED_PROCFS_H
+#define UPGRADED_PROCFS_H
+
+#include <stddef.h>
+#include <sys/types.h>
+
+/* The caller itself, where a pid is asked for. */
+#define PROC_SELF 0
+
+/* Opens /proc/PID/@name. Returns the fd (O_CLOEXEC) or a negative errno. */
+int proc_open(pid_t pid, const char *name, int flags);
+
+/*
+ * Reads /proc/PID/@name to its end. *ret_text is malloc()ed and ends with a
+ * NUL that *ret_len (may be NULL) does not count.
+ */
+int proc_read(pid_t pid, const char *name, char **ret_text, size_t *ret_len);
+
+/* As proc_read(), for lists of NUL-terminated strings: "cmdline", "environ". */
+int proc_read_strv(pid_t pid, const char *name, char ***ret_v);
+
+/* What /proc/PID/@name links to; malloc()ed. */
+int proc_readlink(pid_t pid, const char *name, char **ret_target);
+
+#endif

@@ -1,0 +1,490 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Starting a process with the identity of another: the target, and the short
+ * probe of its binary. The parent looks everything up and opens everything
+ * (identity.c); the child only makes system calls on what it finds ready, in
+ * an order in which every step still has the privileges it needs:
+ *
+ *   label, cgroups, oom score   while /proc and /sys are ours
+ *   namespaces, root, cwd       mount last: after it the paths are others
+ *   fds                         close-on-exec all, then place the wanted ones
+ *   limits, niceness, CPUs      raising needs capabilities
+ *   gids, uids, capabilities    after this there is no way back
+ *   no_new_privs, exec
+ *
+ * Capabilities are set by plain system calls: libcap-ng keeps state of its own
+ * and reads /proc at moments that are wrong here.
+ *
+ * A failed step comes back through a close-on-exec pipe and becomes a sentence.
+ * If the worker dies in the middle, the child goes on to exec and then waits, as
+ * every target does, for a cpr channel: whoever undoes that upgrade finds it by
+ * the paths in its command line, which are unique to the upgrade. There is no
+ * parent-death signal, because the target must outlive the worker.
+ */
+#include "spawn.h"
+
+#include "cleanup.h"
+#include "identity.h"
+
+#include <fcntl.h>
+#include <grp.h>
+#include <limits.h>
+#include <linux/capability.h>
+#include <linux/close_range.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+/* The child makes a few dozen system calls; a network file system may hold up exec. */
+#define START_TIMEOUT_MS 30000
+
+enum step {
+	STEP_SIGNALS,
+	STEP_LABEL,
+	STEP_CGROUP,
+	STEP_OOM,
+	STEP_NAMESPACE,
+	STEP_ROOT,
+	STEP_CWD,
+	STEP_FDS,
+	STEP_LIMITS,
+	STEP_NICE,
+	STEP_CPUS,
+	STEP_SESSION,
+	STEP_GROUPS,
+	STEP_GID,
+	STEP_BOUNDING,
+	STEP_UID,
+	STEP_CAPS,
+	STEP_AMBIENT,
+	STEP_NO_NEW_PRIVS,
+	STEP_EXEC,
+	STEP_COUNT
+};
+
+static const char *const step_names[STEP_COUNT] = {
+	[STEP_SIGNALS] = "reset its signals",
+	[STEP_LABEL] = "take the source's security label",
+	[STEP_CGROUP] = "join the source's cgroup",
+	[STEP_OOM] = "set the source's oom_score_adj",
+	[STEP_NAMESPACE] = "enter the source's namespace",
+	[STEP_ROOT] = "take the source's root directory",
+	[STEP_CWD] = "take the source's working directory",
+	[STEP_FDS] = "place the source's fds",
+	[STEP_LIMITS] = "set the source's resource limits",
+	[STEP_NICE] = "set the source's niceness",
+	[STEP_CPUS] = "set the source's CPU affinity",
+	[STEP_SESSION] = "make a session",
+	[STEP_GROUPS] = "set the source's supplementary groups",
+	[STEP_GID] = "set the source's gids",
+	[STEP_BOUNDING] = "set the source's capability bounding set",
+	[STEP_UID] = "set the source's uids",
+	[STEP_CAPS] = "set the source's capabilities",
+	[STEP_AMBIENT] = "set the source's ambient capabilities",
+	[STEP_NO_NEW_PRIVS] = "set no_new_privs",
+	[STEP_EXEC] = "be executed",
+};
+
+/* What the child writes into the pipe before it gives up. */
+struct failure {
+	int step;
+	int error;  /* errno */
+	int detail; /* which namespace, limit, capability or fd */
+};
+
+struct child {
+	const struct spawn *s;
+	const struct identity *id;
+	int *fds; /* for s->fds, in this process */
+	int stdio[3];
+	int report; /* the pipe's writing end */
+};
+
+__attribute__((noreturn)) static void fail(const struct child *c, enum step step, int detail)
+{
+	struct failure f = { .step = step, .error = errno, .detail = detail };
+
+	/* Nothing can be done if this fails; the status still tells. */
+	if (write(c->report, &f, sizeof(f)) != sizeof(f))
+		_exit(126);
+	_exit(127);
+}
+
+static int write_file(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY | O_CLOEXEC);
+	ssize_t n;
+
+	if (fd < 0)
+		return -1;
+	n = write(fd, text, strlen(text));
+	closep(&fd);
+	return n < 0 ? -1 : 0;
+}
+
+static void reset_signals(const struct child *c)
+{
+	struct sigaction dfl = { .sa_handler = SIG_DFL };
+	sigset_t none;
+
+	/* Fails for SIGKILL, SIGSTOP and the ones that libc keeps to itself. */
+	for (int i = 1; i < NSIG; i++)
+		sigaction(i, &dfl, NULL);
+	sigemptyset(&none);
+	if (sigprocmask(SIG_SETMASK, &none, NULL) < 0)
+		fail(c, STEP_SIGNALS, 0);
+}
+
+static void join(const struct child *c)
+{
+	const struct identity *id = c->id;
+	char path[64] = "/proc/self/";
+
+	if (id->label_file && write_file(strcat(path, id->label_file), id->label) < 0)
+		fail(c, STEP_LABEL, 0);
+	for (size_t i = 0; i < id->cgroups.n; i++)
+		if (write(id->cgroups.procs[i], "0", 1) < 0)
+			fail(c, STEP_CGROUP, (int)i);
+	if (id->oom_score_adj && write_file("/proc/self/oom_score_adj", id->oom_score_adj) < 0)
+		fail(c, STEP_OOM, 0);
+}
+
+static void enter(const struct child *c)
+{
+	const struct identity *id = c->id;
+
+	for (int i = 0; i < NS_COUNT_IN_CHILD; i++)
+		if (id->ns[i] >= 0 && setns(id->ns[i], 0) < 0)
+			fail(c, STEP_NAMESPACE, i);
+	if (id->root >= 0 && (fchdir(id->root) < 0 || chroot(".") < 0))
+		fail(c, STEP_ROOT, 0);
+	if (fchdir(id->cwd) < 0)
+		fail(c, STEP_CWD, 0);
+}
+
+static int move_above(int fd, int above)
+{
+	return fcntl(fd, F_DUPFD_CLOEXEC, above);
+}
+
+/*
+ * A wanted number may be in use for another fd that is still needed, so all
+ * that is needed first moves above the highest wanted number.
+ */
+static void place_fds(struct child *c)
+{
+	const struct spawn *s = c->s;
+	struct rlimit limit;
+	int above = 3, report;
+
+	for (size_t i = 0; i < s->n_fds; i++)
+		if (s->fds[i].target >= above)
+			above = s->fds[i].target + 1;
+	if (!getrlimit(RLIMIT_NOFILE, &limit)) {
+		limit.rlim_cur = limit.rlim_max;
+		setrlimit(RLIMIT_NOFILE, &limit);
+	}
+	report = move_above(c->report, above);
+	if (report < 0)
+		fail(c, STEP_FDS, -1);
+	c->report = report;
+	for (int i = 0; i < 3; i++)
+		if ((c->stdio[i] = move_above(c->stdio[i], above)) < 0)
+			fail(c, STEP_FDS, i);
+	for (size_t i = 0; i < s->n_fds; i++)
+		if ((c->fds[i] = move_above(c->fds[i], above)) < 0)
+			fail(c, STEP_FDS, s->fds[i].target);
+
+	/* Whatever else is open here, ours or a library's, ends with exec. */
+	if (close_range(3, UINT_MAX, CLOSE_RANGE_CLOEXEC) < 0)
+		fail(c, STEP_FDS, -1);
+	for (int i = 0; i < 3; i++)
+		if (dup2(c->stdio[i], i) < 0)
+			fail(c, STEP_FDS, i);
+	for (size_t i = 0; i < s->n_fds; i++)
+		if (dup2(c->fds[i], s->fds[i].target) < 0)
+			fail(c, STEP_FDS, s->fds[i].target);
+}
+
+static void set_limits(const struct child *c)
+{
+	const struct identity *id = c->id;
+
+	for (int i = 0; i < RLIM_NLIMITS; i++)
+		if (setrlimit(i, &id->limits[i]) < 0)
+			fail(c, STEP_LIMITS, i);
+	errno = 0;
+	if (getpriority(PRIO_PROCESS, 0) != id->nice && setpriority(PRIO_PROCESS, 0, id->nice) < 0)
+		fail(c, STEP_NICE, 0);
+	if (sched_setaffinity(0, id->cpus_size, id->cpus) < 0)
+		fail(c, STEP_CPUS, 0);
+	umask(id->umask);
+	if (setsid() < 0)
+		fail(c, STEP_SESSION, 0);
+}
+
+static bool has_groups(const struct identity *id)
+{
+	gid_t groups[NGROUPS_MAX];
+	int n = getgroups(NGROUPS_MAX, groups);
+
+	return n >= 0 && (size_t)n == id->n_groups &&
+	       (!n || !memcmp(groups, id->groups, id->n_groups * sizeof(*groups)));
+}
+
+/*
+ * exec computes the capabilities anew. Root gets its whole bounding set back,
+ * so that one is cut to what the source has now; anyone else loses all but the
+ * ambient ones, so what the source holds becomes ambient.
+ */
+static void set_credentials(const struct child *c)
+{
+	const struct identity *id = c->id;
+	bool root = id->uid[0] == 0 || id->uid[1] == 0;
+	uint64_t bounding = root ? id->cap_bounding & id->cap_permitted : id->cap_bounding;
+	uint64_t ambient = root ? id->cap_ambient : id->cap_ambient | id->cap_permitted;
+	uint64_t inheritable = id->cap_inheritable | ambient;
+	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
+	struct __user_cap_data_struct data[2];
+
+	if (root)
+		inheritable &= id->cap_permitted;
+	if (!has_groups(id) && setgroups(id->n_groups, id->groups) < 0)
+		fail(c, STEP_GROUPS, 0);
+	if (setresgid(id->gid[0], id->gid[1], id->gid[2]) < 0)
+		fail(c, STEP_GID, 0);
+	for (int cap = 0; cap < 64 && prctl(PR_CAPBSET_READ, cap) >= 0; cap++)
+		if (!(bounding >> cap & 1) && prctl(PR_CAPBSET_READ, cap) == 1 &&
+		    prctl(PR_CAPBSET_DROP, cap) < 0)
+			fail(c, STEP_BOUNDING, cap);
+	if (prctl(PR_SET_KEEPCAPS, 1) < 0 || setresuid(id->uid[0], id->uid[1], id->uid[2]) < 0)
+		fail(c, STEP_UID, 0);
+	for (int i = 0; i < 2; i++) {
+		data[i].effective = (uint32_t)(id->cap_effective >> (32 * i));
+		data[i].permitted = (uint32_t)(id->cap_permitted >> (32 * i));
+		data[i].inheritable = (uint32_t)(inheritable >> (32 * i));
+	}
+	if (syscall(SYS_capset, &header, data) < 0)
+		fail(c, STEP_CAPS, 0);
+	if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) < 0)
+		fail(c, STEP_AMBIENT, -1);
+	for (int cap = 0; cap < 64; cap++)
+		if ((ambient >> cap & 1) &&
+		    prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, cap, 0, 0) < 0)
+			fail(c, STEP_AMBIENT, cap);
+	if (id->no_new_privs && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
+		fail(c, STEP_NO_NEW_PRIVS, 0);
+}
+
+__attribute__((noreturn)) static void child_main(struct child *c)
+{
+	reset_signals(c);
+	join(c);
+	enter(c);
+	place_fds(c);
+	set_limits(c);
+	set_credentials(c);
+	execve(c->s->argv[0], c->s->argv, c->id->env);
+	fail(c, STEP_EXEC, 0);
+}
+
+/* What the detail of a failed step is, as a text in parentheses; may be empty. */
+static void detail_text(const struct failure *f, char *text, size_t size)
+{
+	switch (f->step) {
+	case STEP_NAMESPACE:
+		snprintf(text, size, " (%s)", ns_names[f->detail % NS_COUNT]);
+		break;
+	case STEP_LIMITS:
+		snprintf(text, size, " (resource %d)", f->detail);
+		break;
+	case STEP_FDS:
+		snprintf(text, size, " (fd %d)", f->detail);
+		break;
+	case STEP_BOUNDING:
+	case STEP_AMBIENT:
+		snprintf(text, size, " (capability %d)", f->detail);
+		break;
+	default:
+		*text = '\0';
+	}
+}
+
+static int child_failed(const struct spawn *s, const struct failure *f, struct error *err)
+{
+	char detail[32];
+
+	if (f->step < 0 || f->step >= STEP_COUNT || f->error <= 0)
+		return error_set(err, -EPROTO, "%s reported nonsense while it started", s->argv[0]);
+	if (f->step == STEP_EXEC)
+		return error_errno(err, -f->error, "%s cannot be executed", s->argv[0]);
+	detail_text(f, detail, sizeof(detail));
+	return error_errno(err, -f->error, "cannot start %s: it cannot %s%s", s->argv[0],
+			   step_names[f->step], detail);
+}
+
+static void kill_and_reap(int pidfd)
+{
+	siginfo_t info;
+
+	syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0);
+	while (waitid(P_PIDFD, (id_t)pidfd, &info, WEXITED) < 0 && errno == EINTR)
+		;
+}
+
+/* Waits for the report of the child: its end without a word means exec. */
+static int wait_started(const struct spawn *s, int report, struct error *err)
+{
+	struct pollfd p = { .fd = report, .events = POLLIN };
+	struct failure f;
+	ssize_t n;
+	int r;
+
+	do
+		r = poll(&p, 1, START_TIMEOUT_MS);
+	while (r < 0 && errno == EINTR);
+	if (r == 0)
+		return error_set(err, -ETIMEDOUT, "%s was not executed within %d s", s->argv[0],
+				 START_TIMEOUT_MS / 1000);
+	do
+		n = read(report, &f, sizeof(f));
+	while (n < 0 && errno == EINTR);
+	if (n == 0)
+		return 0;
+	if (n != sizeof(f))
+		return error_set(err, -EPROTO, "%s reported nonsense while it started", s->argv[0]);
+	return child_failed(s, &f, err);
+}
+
+static int getfd(int pidfd, int fd)
+{
+	int copy = (int)syscall(SYS_pidfd_getfd, pidfd, fd, 0);
+
+	return copy < 0 ? -errno : copy;
+}
+
+/* Copies the source's fds and stdio here. What was opened is in @c even on failure. */
+static int copy_fds(struct child *c, int *ret_opened, struct error *err)
+{
+	const struct spawn *s = c->s;
+
+	for (size_t i = 0; i < s->n_fds; i++) {
+		for (size_t j = 0; j < i; j++)
+			if (s->fds[j].target == s->fds[i].target)
+				return error_set(err, -EINVAL, "two fds are to become fd %d",
+						 s->fds[i].target);
+		if (s->fds[i].target < 3)
+			return error_set(err, -EINVAL, "fd %d is no number for a source's fd",
+					 s->fds[i].target);
+		c->fds[i] = getfd(s->source_pidfd, s->fds[i].source);
+		if (c->fds[i] < 0)
+			return error_errno(err, c->fds[i], "cannot copy fd %d of the source",
+					   s->fds[i].source);
+	}
+	for (int i = 0; i < 3; i++) {
+		c->stdio[i] = s->stdio[i];
+		if (c->stdio[i] >= 0)
+			continue;
+		c->stdio[i] = getfd(s->source_pidfd, i);
+		if (c->stdio[i] == -EBADF)
+			c->stdio[i] = open("/dev/null", O_RDWR | O_CLOEXEC);
+		if (c->stdio[i] < 0)
+			return error_errno(err, -ENODEV, "cannot copy the source's stdio");
+		ret_opened[i] = c->stdio[i];
+	}
+	return 0;
+}
+
+/* fork(), with the child in the source's pid namespace if that is another one. */
+static int fork_in_namespace(const struct identity *id, pid_t *ret_pid, struct error *err)
+{
+	_cleanup_close_ int ours = -EBADF;
+	int saved;
+
+	if (id->ns[NS_PID] >= 0) {
+		ours = open("/proc/self/ns/pid", O_RDONLY | O_CLOEXEC);
+		if (ours < 0 || setns(id->ns[NS_PID], CLONE_NEWPID) < 0)
+			return error_errno(err, -errno, "cannot enter the source's pid namespace");
+	}
+	*ret_pid = fork();
+	if (*ret_pid == 0)
+		return 0;
+	saved = errno;
+	/* Nothing else may be started there by mistake. */
+	if (ours >= 0 && setns(ours, CLONE_NEWPID) < 0) {
+		int r = -errno;
+
+		if (*ret_pid > 0) {
+			kill(*ret_pid, SIGKILL);
+			waitpid(*ret_pid, NULL, 0);
+		}
+		return error_errno(err, r, "cannot leave the source's pid namespace");
+	}
+	return *ret_pid < 0 ? error_errno(err, -saved, "cannot fork") : 0;
+}
+
+static int spawn_child(struct child *c, pid_t *ret_pid, int *ret_pidfd, struct error *err)
+{
+	_cleanup_close_ int reading = -EBADF, pidfd = -EBADF;
+	int ends[2], r;
+	pid_t pid;
+
+	if (pipe2(ends, O_CLOEXEC) < 0)
+		return error_errno(err, -errno, "cannot make a pipe");
+	reading = ends[0];
+	c->report = ends[1];
+	r = fork_in_namespace(c->id, &pid, err);
+	if (r >= 0 && pid == 0)
+		child_main(c);
+	closep(&c->report);
+	if (r < 0)
+		return r;
+	pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+	if (pidfd < 0) {
+		r = -errno;
+		kill(pid, SIGKILL);
+		waitpid(pid, NULL, 0);
+		return error_errno(err, r, "cannot open a pidfd of %s", c->s->argv[0]);
+	}
+	r = wait_started(c->s, reading, err);
+	if (r < 0) {
+		kill_and_reap(pidfd);
+		return r;
+	}
+	*ret_pid = pid;
+	*ret_pidfd = TAKE_FD(pidfd);
+	return 0;
+}
+
+int spawn_like(const struct spawn *s, pid_t *ret_pid, int *ret_pidfd, struct error *err)
+{
+	__attribute__((cleanup(identity_freep))) struct identity *id = NULL;
+	_cleanup_free_ int *fds = NULL;
+	int opened[3] = { -EBADF, -EBADF, -EBADF };
+	struct child c = { .s = s, .report = -EBADF };
+	int r;
+
+	r = identity_read(s->source, s->source_pidfd, s->keep_cgroup, &id, err);
+	if (r < 0)
+		return r;
+	c.id = id;
+	fds = malloc((s->n_fds + 1) * sizeof(*fds));
+	if (!fds)
+		return -ENOMEM;
+	for (size_t i = 0; i < s->n_fds; i++)
+		fds[i] = -EBADF;
+	c.fds = fds;
+	r = copy_fds(&c, opened, err);
+	if (r >= 0)
+		r = spawn_child(&c, ret_pid, ret_pidfd, err);
+	for (size_t i = 0; i < s->n_fds; i++)
+		closep(&fds[i]);
+	for (int i = 0; i < 3; i++)
+		closep(&opened[i]);
+	return r;
+}

@@ -1,0 +1,453 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * spawn_like(): the new process is what the source is, as /proc shows both,
+ * and nothing is left behind when it cannot be. The sources are children of
+ * the test; as root they are made as different from the test as Linux allows.
+ */
+#include "spawn.h"
+
+#include <fcntl.h>
+#include <grp.h>
+#include <poll.h>
+#include <sched.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+#include <cmocka.h>
+
+struct proc {
+	pid_t pid;
+	int pidfd;
+};
+
+static int open_pidfd(pid_t pid)
+{
+	int fd = (int)syscall(SYS_pidfd_open, pid, 0);
+
+	assert_true(fd >= 0);
+	return fd;
+}
+
+static void stop(struct proc *p)
+{
+	assert_int_equal(kill(p->pid, SIGKILL), 0);
+	assert_int_equal(waitpid(p->pid, NULL, 0), p->pid);
+	closep(&p->pidfd);
+}
+
+/* Starts a child that runs @prepare and then sleeps as /bin/sleep. */
+static struct proc start(void (*prepare)(void))
+{
+	char *argv[] = { "sleep", "60", NULL };
+	char *env[] = { "KEPT=from the source", "PATH=/bin", NULL };
+	struct proc p;
+	int ready[2];
+	char byte;
+
+	assert_int_equal(pipe2(ready, O_CLOEXEC), 0);
+	p.pid = fork();
+	if (!p.pid) {
+		/* A failed test leaves no source behind (cleared by a change of uid). */
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		if (prepare)
+			prepare();
+		execve("/bin/sleep", argv, env);
+		_exit(1);
+	}
+	close(ready[1]);
+	assert_int_equal(read(ready[0], &byte, 1), 0);
+	close(ready[0]);
+	p.pidfd = open_pidfd(p.pid);
+	return p;
+}
+
+static char *slurp(pid_t pid, const char *name)
+{
+	char path[64], *text = calloc(1, 16384);
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/%d/%s", (int)pid, name);
+	f = fopen(path, "re");
+	assert_non_null(f);
+	for (size_t n = fread(text, 1, 16383, f), i = 0; i < n; i++)
+		if (!text[i])
+			text[i] = '\n';
+	fclose(f);
+	return text;
+}
+
+static char *target_of(pid_t pid, const char *name)
+{
+	char path[64], *text = calloc(1, 4096);
+
+	snprintf(path, sizeof(path), "/proc/%d/%s", (int)pid, name);
+	if (readlink(path, text, 4095) < 0)
+		strcpy(text, "none");
+	return text;
+}
+
+static void same_file(const struct proc *a, const struct proc *b, const char *name)
+{
+	_cleanup_free_ char *x = slurp(a->pid, name), *y = slurp(b->pid, name);
+
+	if (strcmp(x, y))
+		fail_msg("%s of the source:\n%s\nof the target:\n%s", name, x, y);
+}
+
+static void same_link(const struct proc *a, const struct proc *b, const char *name)
+{
+	_cleanup_free_ char *x = target_of(a->pid, name), *y = target_of(b->pid, name);
+
+	if (strcmp(x, y))
+		fail_msg("%s of the source: %s, of the target: %s", name, x, y);
+}
+
+static void same_status(const struct proc *a, const struct proc *b, const char *key)
+{
+	_cleanup_free_ char *x = slurp(a->pid, "status"), *y = slurp(b->pid, "status");
+	char *p = strstr(x, key), *q = strstr(y, key);
+
+	assert_non_null(p);
+	assert_non_null(q);
+	p[strcspn(p, "\n")] = q[strcspn(q, "\n")] = '\0';
+	if (strcmp(p, q))
+		fail_msg("source has %s, target has %s", p, q);
+}
+
+static void same_identity(const struct proc *a, const struct proc *b)
+{
+	static const char *const files[] = { "environ", "limits", "oom_score_adj", "cgroup" };
+	static const char *const links[] = { "cwd",    "root",	 "ns/net",  "ns/ipc",	"ns/uts",
+					     "ns/pid", "ns/mnt", "ns/user", "ns/cgroup" };
+	static const char *const keys[] = {
+		"\nUid:",    "\nGid:",	  "\nGroups:", "\nUmask:",	"\nCapPrm:",
+		"\nCapEff:", "\nCapBnd:", "\nCapAmb:", "\nNoNewPrivs:", "\nCpus_allowed_list:"
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(files); i++)
+		same_file(a, b, files[i]);
+	for (size_t i = 0; i < ARRAY_SIZE(links); i++)
+		same_link(a, b, links[i]);
+	for (size_t i = 0; i < ARRAY_SIZE(keys); i++)
+		same_status(a, b, keys[i]);
+	assert_int_equal(getpriority(PRIO_PROCESS, (id_t)a->pid),
+			 getpriority(PRIO_PROCESS, (id_t)b->pid));
+}
+
+static char *const sleep_argv[] = { "/bin/sleep", "61", NULL };
+
+static int try_spawn(const struct proc *source, char *const *argv, const struct plan_fd *fds,
+		     size_t n_fds, struct proc *ret_target, struct error *err)
+{
+	struct spawn s = {
+		.source = source->pid,
+		.source_pidfd = source->pidfd,
+		.argv = (char **)argv,
+		.fds = fds,
+		.n_fds = n_fds,
+		.stdio = { -EBADF, -EBADF, -EBADF },
+	};
+
+	return spawn_like(&s, &ret_target->pid, &ret_target->pidfd, err);
+}
+
+static struct proc spawn(const struct proc *source, const struct plan_fd *fds, size_t n_fds)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+	struct proc target = { 0 };
+	int r = try_spawn(source, sleep_argv, fds, n_fds, &target, &err);
+
+	if (r < 0)
+		fail_msg("spawn_like: %d, %s", r, err.text);
+	return target;
+}
+
+static void no_child_left(void)
+{
+	assert_int_equal(waitpid(-1, NULL, WNOHANG), -1);
+	assert_int_equal(errno, ECHILD);
+}
+
+static void modest(void)
+{
+	struct rlimit files = { 300, 1000 }, core = { 0, 0 };
+
+	if (chdir("/usr") < 0 || setpriority(PRIO_PROCESS, 0, 3) < 0 ||
+	    setrlimit(RLIMIT_NOFILE, &files) < 0 || setrlimit(RLIMIT_CORE, &core) < 0)
+		_exit(1);
+	umask(0137);
+}
+
+static void target_is_what_the_source_is(void **state)
+{
+	struct proc source = start(modest), target = spawn(&source, NULL, 0);
+
+	same_identity(&source, &target);
+	assert_int_equal(getsid(target.pid), target.pid);
+	stop(&target);
+	stop(&source);
+	no_child_left();
+}
+
+/* In a child: say which step cannot be done here. */
+#define MUST(call)                     \
+	do {                           \
+		if ((call) < 0) {      \
+			perror(#call); \
+			_exit(1);      \
+		}                      \
+	} while (0)
+
+static void write_to(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY | O_CLOEXEC);
+
+	MUST(fd);
+	MUST(write(fd, text, strlen(text)));
+	close(fd);
+}
+
+/* As libvirt starts a QEMU: another user, a mount namespace, few capabilities. */
+static void confined(void)
+{
+	gid_t groups[] = { 107, 36, 4000 };
+	cpu_set_t cpus;
+
+	CPU_ZERO(&cpus);
+	CPU_SET(0, &cpus);
+	modest();
+	write_to("/proc/self/oom_score_adj", "170");
+	MUST(unshare(CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWUTS | CLONE_NEWIPC));
+	MUST(mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL));
+	MUST(mount("none", "/tmp", "tmpfs", 0, NULL));
+	MUST(mkdir("/tmp/there", 0755));
+	MUST(chdir("/tmp/there"));
+	MUST(sched_setaffinity(0, sizeof(cpus), &cpus));
+	MUST(prctl(PR_CAPBSET_DROP, 21));
+	MUST(setgroups(3, groups));
+	MUST(setresgid(108, 108, 108));
+	MUST(setresuid(109, 109, 109));
+	MUST(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+}
+
+static void confined_source_gives_a_confined_target(void **state)
+{
+	struct proc source, target;
+
+	if (geteuid())
+		skip();
+	source = start(confined);
+	target = spawn(&source, NULL, 0);
+	same_identity(&source, &target);
+	stop(&target);
+	stop(&source);
+	no_child_left();
+}
+
+/* A root that has given its capabilities up must not get them back by exec. */
+static void humble_root(void)
+{
+	struct {
+		uint32_t version;
+		int pid;
+	} header = { 0x20080522, 0 };
+	uint32_t data[2][3] = { { 1 << 12, 1 << 12, 0 }, { 0 } };
+
+	if (prctl(PR_SET_SECUREBITS, 0) < 0)
+		_exit(1);
+	for (int cap = 0; cap < 41; cap++)
+		if (cap != 12 && prctl(PR_CAPBSET_DROP, cap) < 0)
+			_exit(1);
+	if (syscall(SYS_capset, &header, data) < 0)
+		_exit(1);
+}
+
+static void root_without_capabilities_stays_without(void **state)
+{
+	struct proc source, target;
+
+	if (geteuid())
+		skip();
+	source = start(humble_root);
+	target = spawn(&source, NULL, 0);
+	same_identity(&source, &target);
+	stop(&target);
+	stop(&source);
+}
+
+/* A process in a new pid namespace, and a child of it; the pids are told through @out. */
+static void pid_namespace(int out)
+{
+	char *argv[] = { "sleep", "60", NULL };
+	pid_t pids[2];
+
+	if (unshare(CLONE_NEWPID) < 0)
+		_exit(1);
+	pids[0] = fork(); /* process 1 */
+	if (pids[0])
+		_exit(write(out, pids, sizeof(pids[0])) != sizeof(pids[0]));
+	prctl(PR_SET_PDEATHSIG, 0);
+	pids[1] = fork();
+	if (!pids[1]) {
+		execv("/bin/sleep", argv);
+		_exit(1);
+	}
+	pause();
+	_exit(0);
+}
+
+static pid_t first_child(pid_t pid)
+{
+	_cleanup_free_ char *text = NULL;
+	char name[64];
+	pid_t child = 0;
+
+	snprintf(name, sizeof(name), "task/%d/children", (int)pid);
+	for (int tries = 0; tries < 500 && !child; tries++) {
+		usleep(10000);
+		free(text);
+		text = slurp(pid, name);
+		child = atoi(text);
+	}
+	assert_true(child > 0);
+	return child;
+}
+
+static void pid_namespace_is_entered(void **state)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+	struct proc source, target, init;
+	int ends[2];
+	pid_t outer;
+
+	if (geteuid())
+		skip();
+	/* What the short-lived first child starts is to be ours to reap. */
+	assert_int_equal(prctl(PR_SET_CHILD_SUBREAPER, 1), 0);
+	assert_int_equal(pipe2(ends, O_CLOEXEC), 0);
+	outer = fork();
+	if (!outer)
+		pid_namespace(ends[1]);
+	close(ends[1]);
+	assert_int_equal(read(ends[0], &init.pid, sizeof(init.pid)), sizeof(init.pid));
+	close(ends[0]);
+	assert_int_equal(waitpid(outer, NULL, 0), outer);
+	init.pidfd = open_pidfd(init.pid);
+	source.pid = first_child(init.pid);
+	source.pidfd = open_pidfd(source.pid);
+
+	target = spawn(&source, NULL, 0);
+	same_link(&source, &target, "ns/pid");
+	stop(&target);
+
+	/* The test itself is where it was. */
+	target = start(NULL);
+	same_link(&(struct proc){ .pid = getpid() }, &target, "ns/pid");
+	stop(&target);
+
+	/* Process 1 of a namespace takes everybody in it along. */
+	assert_int_equal(try_spawn(&init, sleep_argv, NULL, 0, &target, &err), -EOPNOTSUPP);
+	assert_non_null(strstr(err.text, "pid namespace"));
+	closep(&source.pidfd);
+	stop(&init);
+	no_child_left();
+}
+
+static void with_fds(void)
+{
+	int pair[2];
+
+	if (socketpair(AF_UNIX, SOCK_STREAM, 0, pair) < 0 || dup2(pair[0], 20) < 0 ||
+	    dup2(pair[1], 21) < 0 || dup2(open("/etc/passwd", O_RDONLY), 22) < 0)
+		_exit(1);
+	close(pair[0]);
+	close(pair[1]);
+	close(0);
+}
+
+static void fds_become_the_wanted_numbers_and_no_others(void **state)
+{
+	/* Low numbers collide with what the spawning process uses itself. */
+	static const struct plan_fd fds[] = { { 20, 3 },  { 21, 4 },  { 22, 5 },  { 22, 6 },
+					      { 20, 21 }, { 21, 20 }, { 22, 900 } };
+	struct proc source = start(with_fds), target = spawn(&source, fds, ARRAY_SIZE(fds));
+	size_t n = 0;
+	char path[64];
+	DIR *d;
+
+	for (size_t i = 0; i < ARRAY_SIZE(fds); i++) {
+		char a[16], b[16];
+		_cleanup_free_ char *x = NULL, *y = NULL;
+
+		snprintf(a, sizeof(a), "fd/%d", fds[i].source);
+		snprintf(b, sizeof(b), "fd/%d", fds[i].target);
+		x = target_of(source.pid, a);
+		y = target_of(target.pid, b);
+		if (strcmp(x, y))
+			fail_msg("%s of the source is %s, %s of the target %s", a, x, b, y);
+	}
+	same_link(&source, &target, "fd/1");
+	same_link(&source, &target, "fd/2");
+	snprintf(path, sizeof(path), "/proc/%d/fd", (int)target.pid);
+	d = opendir(path);
+	assert_non_null(d);
+	for (struct dirent *e; (e = readdir(d));)
+		n += e->d_name[0] != '.';
+	closedir(d);
+	assert_int_equal(n, ARRAY_SIZE(fds) + 3);
+	stop(&target);
+	stop(&source);
+}
+
+static void failures_leave_nothing_and_say_what(void **state)
+{
+	static char *const missing[] = { "/nonexistent/qemu", NULL };
+	static char *const no_binary[] = { "/etc/passwd", NULL };
+	static const struct plan_fd bad[] = { { 77, 77 } };
+	static const struct plan_fd twice[] = { { 1, 9 }, { 2, 9 } };
+	struct proc source = start(NULL), target;
+	struct error err = ERROR_INIT;
+
+	assert_int_equal(try_spawn(&source, missing, NULL, 0, &target, &err), -ENOENT);
+	assert_non_null(strstr(err.text, "/nonexistent/qemu"));
+	error_clear(&err);
+	assert_int_equal(try_spawn(&source, no_binary, NULL, 0, &target, &err), -EACCES);
+	error_clear(&err);
+	assert_int_equal(try_spawn(&source, sleep_argv, bad, 1, &target, &err), -EBADF);
+	assert_non_null(strstr(err.text, "77"));
+	error_clear(&err);
+	assert_int_equal(try_spawn(&source, sleep_argv, twice, 2, &target, &err), -EINVAL);
+	error_clear(&err);
+
+	assert_int_equal(kill(source.pid, SIGKILL), 0);
+	assert_int_equal(poll(&(struct pollfd){ source.pidfd, POLLIN, 0 }, 1, 5000), 1);
+	assert_true(try_spawn(&source, sleep_argv, NULL, 0, &target, &err) < 0);
+	error_clear(&err);
+	waitpid(source.pid, NULL, 0);
+	closep(&source.pidfd);
+	no_child_left();
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(target_is_what_the_source_is),
+		cmocka_unit_test(confined_source_gives_a_confined_target),
+		cmocka_unit_test(root_without_capabilities_stays_without),
+		cmocka_unit_test(pid_namespace_is_entered),
+		cmocka_unit_test(fds_become_the_wanted_numbers_and_no_others),
+		cmocka_unit_test(failures_leave_nothing_and_say_what),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

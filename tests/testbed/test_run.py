@@ -8,6 +8,7 @@ looks for our own machines only."""
 
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -184,7 +185,7 @@ while read -r home version; do
     echo "$("$home/bin/qemu-system-x86_64" --version | sed -n 's/^QEMU emulator version \\([0-9]*[.][0-9]*\\).*/\\1/p') in $home"
     "$home/bin/qemu-system-x86_64" -nodefaults -display none -no-reboot -machine q35 -accel kvm -cpu host -smp 2 -m 256 \
         -kernel /usr/lib/upgraded-test/bzImage -initrd /mnt/share/guest.cpio -append 'console=ttyS0 quiet loglevel=1 panic=-1' \
-        -netdev tap,id=n,ifname=tap0,script=no,downscript=no,vhost=on -device virtio-net-pci,netdev=n -serial stdio
+        -netdev tap,id=n,ifname=tap0,script=no,downscript=no,vhost=on -device virtio-net-pci,netdev=n -serial stdio </dev/null
 done </usr/lib/upgraded-test/qemus
 """
 
@@ -218,13 +219,10 @@ class Debian(TestCase):
         with open(pathlib.Path(self.share, "guest.cpio"), "wb") as archive:
             subprocess.run(["cpio", "--quiet", "--create", "--format=newc"], cwd=root, input=names, stdout=archive, check=True)
         done = run("--share", self.share, "--timeout", "300", "--", "bash", "-c", NESTED)
-        lines = [line.strip() for line in done.stdout.splitlines() if line.strip()]
         self.assertEqual(done.returncode, 0, done.stderr + done.stdout)
-        self.assertGreaterEqual(len(lines) // 2, 2, done.stdout)
-        for who, guest in zip(lines[::2], lines[1::2]):
-            version, home = who.split(" in ")
-            self.assertEqual(home, f"/opt/qemu-{version}")
-            self.assertEqual(guest, "guest up with 2 processors", done.stdout)
+        versions = re.findall(r"^([0-9.]+) in /opt/qemu-\1$", done.stdout, re.MULTILINE)
+        self.assertGreaterEqual(len(set(versions)), 2, done.stdout)
+        self.assertEqual(done.stdout.count("guest up with 2 processors"), len(versions), done.stdout)
 
 
 if __name__ == "__main__":

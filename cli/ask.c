@@ -57,8 +57,7 @@ int fail(const struct cli *cli, const struct client *c, const struct error *err)
 	const Upgraded__V1__Error *typed = c && c->error ? c->error->error : NULL;
 
 	fputs("upgradectl: ", stderr);
-	print_text(cli, stderr, STYLE_PLAIN, 0, err->text ?: strerror(-err->code));
-	fputc('\n', stderr);
+	print_wrapped(cli, stderr, strlen("upgradectl: "), err->text ?: strerror(-err->code));
 	if (typed && typed->n_findings && !cli->json)
 		findings_print(cli, stderr, typed->findings, typed->n_findings, false);
 	if (err->hint) {

@@ -32,7 +32,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 static void print_list(const struct cli *cli, const Upgraded__V1__VmList *list)
 {
 	static const struct column column[] = {
-		{ .title = "VM", .min = 12 },
+		{ .title = "VM", .min = 20 },
 		{ .title = "STATE" },
 		{ .title = "VERSION", .min = 8 },
 		{ .title = "TIER" },
@@ -41,7 +41,7 @@ static void print_list(const struct cli *cli, const Upgraded__V1__VmList *list)
 		{ .title = "PID", .right = true, .drop = 1 },
 		{ .title = "MACHINE", .min = 12, .drop = 4 },
 		{ .title = "MANAGER", .drop = 5 },
-		{ .title = "BINARY", .min = 20 },
+		{ .title = "BINARY", .min = 24 },
 	};
 	_cleanup_table_ struct table t;
 	char number[TEXT_NUMBER];

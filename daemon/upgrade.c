@@ -525,6 +525,10 @@ static int on_recovery(sd_event_source *s, uint64_t usec, void *userdata)
 	int r;
 
 	u->later = sd_event_source_disable_unref(u->later);
+	/* The daemon may have died between COMMIT and this; twice does no harm. */
+	if (u->committed && custody_find(&u->custody, "target"))
+		manager_of(u->vm)->commit(u->ctx, u->vm, u->start->vm->process->pid,
+					  custody_find(&u->custody, "target")->put->target->pid);
 	r = run_worker(u, u->committed ? UPGRADED__V1__WORKER_MODE__WORKER_FORWARD
 				       : UPGRADED__V1__WORKER_MODE__WORKER_ROLLBACK, &err);
 	if (r < 0)
@@ -580,6 +584,9 @@ static int begin(struct upgrade *u, struct error *err)
 	u->source_pidfd = fcntl(u->vm->pidfd, F_DUPFD_CLOEXEC, 0);
 	if (u->source_pidfd < 0)
 		return error_errno(err, -errno, "no room for its pidfd");
+	r = manager_of(u->vm)->begin(u->ctx, u->vm, err);
+	if (r < 0)
+		return r;
 	/* The VM as it is now: it may have changed while this waited. */
 	message_free(u->start->vm);
 	u->start->vm = message_copy(u->vm->pb);

@@ -8,9 +8,12 @@
 
 struct manager_driver {
 	const char *name;
+	/* Before anything is touched: 0, or why it could not be told later. */
+	int (*begin)(struct context *ctx, struct vm *vm, struct error *err);
 	/*
 	 * COMMIT is in the journal, the worker has not been told yet: the guest
-	 * stands still, both processes exist. Must not wait for anybody.
+	 * stands still, both processes exist. Must not wait for anybody. Called
+	 * again when a restarted daemon finds the COMMIT.
 	 */
 	void (*commit)(struct context *ctx, struct vm *vm, pid_t source, pid_t target);
 	/* The upgrade has ended and @vm is what it is from now on. */

@@ -8,7 +8,12 @@
 
 #include <string.h>
 
-static void nobody_to_tell(struct context *ctx, struct vm *vm, pid_t source, pid_t target)
+static int none_begin(struct context *ctx, struct vm *vm, struct error *err)
+{
+	return 0;
+}
+
+static void none_commit(struct context *ctx, struct vm *vm, pid_t source, pid_t target)
 {
 }
 
@@ -22,7 +27,8 @@ static void none_gone(struct context *ctx, struct vm *vm)
 
 const struct manager_driver manager_none = {
 	.name = "none",
-	.commit = nobody_to_tell,
+	.begin = none_begin,
+	.commit = none_commit,
 	.done = none_done,
 	.gone = none_gone,
 };

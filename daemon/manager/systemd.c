@@ -1,37 +1,468 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The manager driver for VMs that are units of systemd, vmm@NAME.service:
+ * started by `run`, restarted by systemd, handed over to their new process.
+ * All talk with systemd over D-Bus is asynchronous; the loop never waits.
+ *
+ * The hand-over: MAINPID= is sent when COMMIT is in the journal and the worker
+ * has not been told, so the source still exists and is the unit's main process.
+ * The source is killed by the worker after that. The message is in PID 1's
+ * queue before the source can die, and PID 1 reads that queue before it looks
+ * at dead children (EVENT_PRIORITY_NOTIFY above SIGCHLD, "so that we can still
+ * identify to which service an exit message belongs"), so there is no moment
+ * at which the unit has lost its main process; waiting for a barrier would only
+ * make the guest stand still for longer.
+ *
+ * Owns the bus connection and the runs under way. If the daemon dies here, the
+ * unit starts all the same (its launcher needs no daemon) and is not known;
+ * `run` again, or `adopt`, makes it so.
+ */
 #include "systemd.h"
 
+#include "check.h"
+#include "control.h"
+#include "log.h"
 #include "manager.h"
+#include "notify.h"
+#include "run_argv.h"
+
+#include <fcntl.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <systemd/sd-bus.h>
+#include <time.h>
+
+#define DESTINATION "org.freedesktop.systemd1"
+#define MANAGER_PATH "/org/freedesktop/systemd1"
+#define MANAGER_INTERFACE "org.freedesktop.systemd1.Manager"
+#define PRIVATE_BUS "unix:path=/run/systemd/private"
+#define RESTART_TRIES 120
+#define RESTART_INTERVAL_US (1 * 1000000ULL)
 
 struct systemd {
 	struct context *ctx;
+	sd_bus *bus;
+	struct run *runs;
 };
 
-static void nop_commit(struct context *ctx, struct vm *vm, pid_t source, pid_t target)
-{
-}
-static void nop_done(struct context *ctx, struct vm *vm, const Report *report)
-{
-}
-static void nop_gone(struct context *ctx, struct vm *vm)
-{
-}
-const struct manager_driver manager_systemd = { "systemd", nop_commit, nop_done, nop_gone };
+/* A unit whose main process is waited for: a `run`, or a restart by systemd. */
+struct run {
+	struct run *next;
+	struct systemd *systemd;
+	struct requester from; /* client 0: nobody asked */
+	char *name;
+	char *unit;
+	char *path;            /* of the unit's object */
+	char *qmp;
+	char *job;             /* NULL: not known yet, or a restart */
+	unsigned tries;        /* left, of a restart */
+	sd_bus_slot *call;
+	sd_event_source *timer;
+};
 
-int systemd_new(struct context *ctx, struct systemd **ret_systemd, struct error *err)
+static void run_freep(struct run **run)
 {
-	*ret_systemd = calloc(1, sizeof(**ret_systemd));
-	return *ret_systemd ? 0 : -ENOMEM;
+	struct run *r = *run;
+
+	if (!r)
+		return;
+	sd_bus_slot_unref(r->call);
+	sd_event_source_disable_unref(r->timer);
+	free(r->name);
+	free(r->unit);
+	free(r->path);
+	free(r->qmp);
+	free(r->job);
+	free(r);
+	*run = NULL;
+}
+
+static void run_end(struct run *run)
+{
+	struct run **at = &run->systemd->runs;
+
+	while (*at != run)
+		at = &(*at)->next;
+	*at = run->next;
+	run_freep(&run);
+}
+
+static int run_new(struct systemd *s, const char *name, struct run **ret_run)
+{
+	_cleanup_(run_freep) struct run *run = calloc(1, sizeof(*run));
+
+	if (!run)
+		return -ENOMEM;
+	run->systemd = s;
+	run->name = strdup(name);
+	if (!run->name || asprintf(&run->unit, "vmm@%s.service", name) < 0 ||
+	    asprintf(&run->qmp, "%s/vmm/%s/qmp.sock", s->ctx->options.runtime_dir, name) < 0 ||
+	    sd_bus_path_encode(MANAGER_PATH "/unit", run->unit, &run->path) < 0)
+		return -ENOMEM;
+	*ret_run = TAKE_PTR(run);
+	return 0;
+}
+
+static void run_fail(struct run *run, struct error *err)
+{
+	struct context *ctx = run->systemd->ctx;
+
+	error_hint(err, "journalctl -u %s", run->unit);
+	log_error(LOG_ERR, run->name, 0, err, "not started");
+	server_reply_error(ctx->server, &run->from, control_error_code(err->code), err);
+	run_end(run);
+}
+
+/* ---- the unit's main process becomes the VM's ---- */
+
+static int take_process(struct run *run, pid_t pid, struct vm **ret_vm, struct error *err)
+{
+	_cleanup_process_facts_ struct process_facts facts = PROCESS_FACTS_INIT;
+	struct context *ctx = run->systemd->ctx;
+	int r;
+
+	r = process_read(pid, &facts, err);
+	if (r < 0)
+		return r;
+	return registry_add(ctx->registry, run->name, manager_systemd.name, run->unit, &facts,
+			    run->qmp, ret_vm, err);
+}
+
+static void take_over(struct run *run, pid_t pid)
+{
+	_cleanup_error_ struct error err = ERROR_INIT, later = ERROR_INIT;
+	struct context *ctx = run->systemd->ctx;
+	struct vm *vm;
+
+	if (take_process(run, pid, &vm, &err) < 0) {
+		run_fail(run, &err);
+		return;
+	}
+	log_vm(LOG_NOTICE, run->name, 0, "runs as %s, process %d", run->unit, (int)pid);
+	if (check_request(ctx, vm, "", NULL, &later) < 0)
+		log_error(LOG_WARNING, run->name, 0, &later, "cannot be looked at");
+	control_reply_vm(ctx->server, &run->from, vm);
+	run_end(run);
+}
+
+static int on_timer(sd_event_source *source, uint64_t usec, void *userdata);
+
+static int ask(struct run *run, const char *interface, const char *property,
+	       sd_bus_message_handler_t then)
+{
+	return sd_bus_call_method_async(run->systemd->bus, &run->call, DESTINATION, run->path,
+					"org.freedesktop.DBus.Properties", "Get", then, run, "ss",
+					interface, property);
+}
+
+static int on_main_pid(sd_bus_message *m, void *userdata, sd_bus_error *unused)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+	struct run *run = userdata;
+	uint32_t pid = 0;
+
+	run->call = sd_bus_slot_unref(run->call);
+	if (!sd_bus_message_is_method_error(m, NULL) &&
+	    sd_bus_message_enter_container(m, 'v', "u") >= 0)
+		(void)sd_bus_message_read(m, "u", &pid);
+	if (pid) {
+		take_over(run, (pid_t)pid);
+	} else {
+		error_set(&err, -EIO, "%s was started and has ended again", run->unit);
+		run_fail(run, &err);
+	}
+	return 0;
+}
+
+static int ask_main_pid(struct run *run)
+{
+	return ask(run, "org.freedesktop.systemd1.Service", "MainPID", on_main_pid);
+}
+
+/* Of a unit whose main process ended: is it back, on its way back, or stopped for good? */
+static int on_active_state(sd_bus_message *m, void *userdata, sd_bus_error *unused)
+{
+	struct run *run = userdata;
+	const char *state = "";
+
+	run->call = sd_bus_slot_unref(run->call);
+	if (!sd_bus_message_is_method_error(m, NULL) &&
+	    sd_bus_message_enter_container(m, 'v', "s") >= 0)
+		(void)sd_bus_message_read(m, "s", &state);
+	if (!strcmp(state, "active")) {
+		if (ask_main_pid(run) >= 0)
+			return 0;
+	} else if (!strcmp(state, "activating") && run->tries) {
+		run->tries--;
+		run->timer = sd_event_source_disable_unref(run->timer);
+		if (sd_event_add_time_relative(run->systemd->ctx->event, &run->timer,
+					       CLOCK_MONOTONIC, RESTART_INTERVAL_US, 0, on_timer,
+					       run) >= 0)
+			return 0;
+	}
+	run_end(run);
+	return 0;
+}
+
+/* ---- the bus ---- */
+
+static int on_job_removed(sd_bus_message *m, void *userdata, sd_bus_error *unused)
+{
+	struct systemd *s = userdata;
+	const char *job, *unit, *result;
+	uint32_t id;
+
+	if (sd_bus_message_read(m, "uoss", &id, &job, &unit, &result) < 0)
+		return 0;
+	for (struct run *run = s->runs; run; run = run->next) {
+		_cleanup_error_ struct error err = ERROR_INIT;
+
+		if (!run->job || strcmp(run->job, job) != 0)
+			continue;
+		if (strcmp(result, "done") != 0)
+			error_set(&err, -EIO, "%s did not start (%s)", run->unit, result);
+		else if (ask_main_pid(run) < 0)
+			error_set(&err, -EIO, "systemd cannot be asked for the process of %s", run->unit);
+		if (err.code)
+			run_fail(run, &err);
+		return 0;
+	}
+	return 0;
+}
+
+/* The system bus, or systemd's own socket where there is none. */
+static int open_bus(sd_bus **ret_bus)
+{
+	_cleanup_(sd_bus_unrefp) sd_bus *bus = NULL;
+	int r;
+
+	if (sd_bus_open_system(ret_bus) >= 0)
+		return 0;
+	r = sd_bus_new(&bus);
+	if (r >= 0)
+		r = sd_bus_set_address(bus, PRIVATE_BUS);
+	if (r >= 0)
+		r = sd_bus_start(bus);
+	if (r < 0)
+		return r;
+	*ret_bus = TAKE_PTR(bus);
+	return 0;
+}
+
+static int connect_bus(struct systemd *s, struct error *err)
+{
+	_cleanup_(sd_bus_unrefp) sd_bus *bus = NULL;
+	int r;
+
+	if (s->bus && sd_bus_is_open(s->bus) > 0)
+		return 0;
+	s->bus = sd_bus_flush_close_unref(s->bus);
+	r = open_bus(&bus);
+	if (r >= 0)
+		r = sd_bus_attach_event(bus, s->ctx->event, SD_EVENT_PRIORITY_NORMAL);
+	if (r >= 0)
+		r = sd_bus_match_signal_async(bus, NULL, DESTINATION, MANAGER_PATH, MANAGER_INTERFACE,
+					      "JobRemoved", on_job_removed, NULL, s);
+	if (r >= 0)
+		r = sd_bus_call_method_async(bus, NULL, DESTINATION, MANAGER_PATH, MANAGER_INTERFACE,
+					     "Subscribe", NULL, NULL, "");
+	if (r < 0) {
+		error_set(err, -EOPNOTSUPP, "systemd cannot be reached over D-Bus: %s", strerror(-r));
+		error_hint(err, "start the QEMU yourself and upgradectl adopt it");
+		return -EOPNOTSUPP;
+	}
+	s->bus = TAKE_PTR(bus);
+	return 0;
+}
+
+static int on_timer(sd_event_source *source, uint64_t usec, void *userdata)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+	struct run *run = userdata;
+
+	if (connect_bus(run->systemd, &err) < 0 ||
+	    ask(run, "org.freedesktop.systemd1.Unit", "ActiveState", on_active_state) < 0)
+		run_end(run);
+	return 0;
+}
+
+/* ---- run ---- */
+
+static int write_argv(const char *runtime_dir, const char *name, char **argv, struct error *err)
+{
+	_cleanup_free_ char *dir = NULL, *path = NULL, *fresh = NULL;
+	_cleanup_fclose_ FILE *f = NULL;
+	int r = 0;
+
+	if (asprintf(&dir, "%s/vms-argv", runtime_dir) < 0 ||
+	    asprintf(&path, "%s/%s", dir, name) < 0 || asprintf(&fresh, "%s/.new-%s", dir, name) < 0)
+		return error_set(err, -ENOMEM, "out of memory");
+	if (mkdir(dir, 0700) < 0 && errno != EEXIST)
+		return error_errno(err, -errno, "cannot make %s", dir);
+	f = fopen(fresh, "we");
+	if (!f)
+		return error_errno(err, -errno, "cannot write %s", fresh);
+	for (char **a = argv; *a && r >= 0; a++)
+		r = fwrite(*a, strlen(*a) + 1, 1, f) == 1 ? 0 : -EIO;
+	if (r < 0 || fflush(f) || rename(fresh, path) < 0)
+		return error_errno(err, r < 0 ? r : -errno, "cannot write %s", path);
+	return 0;
+}
+
+static int on_started(sd_bus_message *m, void *userdata, sd_bus_error *unused)
+{
+	const sd_bus_error *failure = sd_bus_message_get_error(m);
+	_cleanup_error_ struct error err = ERROR_INIT;
+	struct run *run = userdata;
+	const char *job;
+
+	run->call = sd_bus_slot_unref(run->call);
+	if (failure)
+		error_set(&err, -EIO, "systemd does not start %s: %s", run->unit,
+			  failure->message ?: failure->name);
+	else if (sd_bus_message_read(m, "o", &job) < 0 || !(run->job = strdup(job)))
+		error_set(&err, -EIO, "systemd's answer cannot be read");
+	if (err.code)
+		run_fail(run, &err);
+	return 0;
+}
+
+static int check_new(struct systemd *s, const char *name, struct error *err)
+{
+	struct vm *vm = registry_find(s->ctx->registry, name);
+	int r;
+
+	r = registry_check_name(name, err);
+	if (r < 0)
+		return r;
+	if (vm && (vm->pidfd >= 0 || vm->upgrade || vm->working)) {
+		error_set(err, -EEXIST, "a VM named %s is known already, process %d", name,
+			  vm->pb->process->pid);
+		error_hint(err, "upgradectl show %s", name);
+		return -EEXIST;
+	}
+	for (struct run *run = s->runs; run; run = run->next)
+		if (run->from.client && !strcmp(run->name, name))
+			return error_set(err, -EBUSY, "%s is being started", name);
+	return 0;
 }
 
 int systemd_run(struct systemd *s, const struct requester *from,
 		const Upgraded__V1__RunRequest *request, struct error *err)
 {
-	return error_set(err, -EOPNOTSUPP, "not yet");
+	_cleanup_strv_ char **argv = NULL, **notes = NULL;
+	_cleanup_(run_freep) struct run *run = NULL;
+	int r;
+
+	r = check_new(s, request->name, err);
+	if (r < 0)
+		return r;
+	if (run_new(s, request->name, &run) < 0)
+		return error_set(err, -ENOMEM, "out of memory");
+	r = run_argv_make(request->argv, request->n_argv, request->name, run->qmp, &argv, &notes, err);
+	if (r < 0)
+		return r;
+	r = connect_bus(s, err);
+	if (r < 0)
+		return r;
+	r = write_argv(s->ctx->options.runtime_dir, request->name, argv, err);
+	if (r < 0)
+		return r;
+	for (char **note = notes; note && *note; note++)
+		log_vm(LOG_INFO, request->name, 0, "%s", *note);
+	r = sd_bus_call_method_async(s->bus, &run->call, DESTINATION, MANAGER_PATH,
+				     MANAGER_INTERFACE, "StartUnit", on_started, run, "ss",
+				     run->unit, "fail");
+	if (r < 0)
+		return error_errno(err, r, "cannot ask systemd to start %s", run->unit);
+	run->from = *from;
+	run->next = s->runs;
+	s->runs = TAKE_PTR(run);
+	return 0;
+}
+
+/* ---- the driver ---- */
+
+static int systemd_begin(struct context *ctx, struct vm *vm, struct error *err)
+{
+	int r = notify_as(vm->pb->process->pid, "STATUS=Being upgraded");
+
+	/* After COMMIT it would be too late to find out. */
+	if (r < 0) {
+		error_errno(err, r, "systemd cannot be told of a new main process of %s", vm->pb->unit);
+		error_hint(err, "upgraded must run as root, on the host that systemd manages");
+	}
+	return r;
+}
+
+static void systemd_commit(struct context *ctx, struct vm *vm, pid_t source, pid_t target)
+{
+	char state[32];
+	int r;
+
+	snprintf(state, sizeof(state), "MAINPID=%d", (int)target);
+	r = notify_as(source, state);
+	if (r < 0)
+		log_vm(LOG_CRIT, vm->pb->name, 0,
+		       "systemd was not told that process %d is the main one of %s now: %s",
+		       (int)target, vm->pb->unit, strerror(-r));
+}
+
+static void systemd_done(struct context *ctx, struct vm *vm, const Report *report)
+{
+	char state[256];
+
+	if (report->outcome == OUTCOME(COMMITTED))
+		snprintf(state, sizeof(state), "STATUS=Upgraded from %s to %s (%u so far)",
+			 report->source_version, report->target_version, vm->pb->generation);
+	else
+		snprintf(state, sizeof(state), "STATUS=The last upgrade did not happen: %s",
+			 report->error);
+	(void)notify_as(vm->pb->process->pid, state);
+}
+
+/* Restart=on-failure may bring it back, as another process. */
+static void systemd_gone(struct context *ctx, struct vm *vm)
+{
+	struct systemd *s = ctx->systemd;
+	_cleanup_(run_freep) struct run *run = NULL;
+
+	if (run_new(s, vm->pb->name, &run) < 0)
+		return;
+	run->tries = RESTART_TRIES;
+	if (sd_event_add_time_relative(ctx->event, &run->timer, CLOCK_MONOTONIC, RESTART_INTERVAL_US,
+				       0, on_timer, run) < 0)
+		return;
+	run->next = s->runs;
+	s->runs = TAKE_PTR(run);
+}
+
+const struct manager_driver manager_systemd = {
+	.name = "systemd",
+	.begin = systemd_begin,
+	.commit = systemd_commit,
+	.done = systemd_done,
+	.gone = systemd_gone,
+};
+
+int systemd_new(struct context *ctx, struct systemd **ret_systemd, struct error *err)
+{
+	struct systemd *s = calloc(1, sizeof(*s));
+
+	if (!s)
+		return error_set(err, -ENOMEM, "out of memory");
+	s->ctx = ctx;
+	*ret_systemd = s;
+	return 0;
 }
 
 void systemd_freep(struct systemd **s)
 {
+	if (!*s)
+		return;
+	while ((*s)->runs)
+		run_end((*s)->runs);
+	sd_bus_flush_close_unref((*s)->bus);
 	free(*s);
 	*s = NULL;
 }

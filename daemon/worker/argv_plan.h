@@ -43,10 +43,17 @@ struct plan_input {
 	size_t n_fdsets;
 };
 
-/* Duplicate @source of the source process to @target in the target process. */
+/*
+ * Duplicate @source of the source process to @target in the target process.
+ * A tap shares its settings with the source, and QEMU resets them (the length
+ * of the vnet header, the offloads) when it opens one: who starts the target
+ * notes TUNGETVNETHDRSZ before, and sets it again as soon as the target has
+ * its machine while the source still runs, and after a rollback.
+ */
 struct plan_fd {
 	int source;
 	int target;
+	bool tap;
 };
 
 /* A path that the target may only get once the source is dead: rename from -> to. */
@@ -62,8 +69,8 @@ struct argv_plan {
 	struct plan_rename *renames;
 	size_t n_renames;
 	char **pidfiles;            /* NULL-terminated; may be NULL */
-	char **commands;            /* QMP commands (JSON) for the target after RUN,
-				       NULL-terminated; may be NULL */
+	char **commands;            /* QMP commands (JSON) for the target, in this order, once
+				       the source is dead; NULL-terminated; may be NULL */
 	char *qmp;                  /* the target's QMP socket for upgraded, before renames */
 	struct findings findings;
 };

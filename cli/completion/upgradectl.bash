@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# bash completion for upgradectl(1)
+#
+# Names of VMs are asked of the daemon; when it cannot be reached there are
+# simply none, and nothing is printed.
+
+_upgradectl_vms() {
+	local socket=()
+
+	[[ -z $1 ]] || socket=(--socket "$1")
+	timeout 2 "${COMP_WORDS[0]}" "${socket[@]}" list --json 2>/dev/null | sed -n 's/^      "name": "\([^"\\]*\)",$/\1/p'
+}
+
+_upgradectl() {
+	local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]}
+	local common="--json --socket --no-color --help --version"
+	local verbs="run adopt list show check upgrade abort watch history forget"
+	local socket= verb= names=0 i word
+
+	COMPREPLY=()
+	for ((i = 1; i < COMP_CWORD; i++)); do
+		word=${COMP_WORDS[i]}
+		case $word in
+		--socket)
+			socket=${COMP_WORDS[i+1]}
+			((i++))
+			;;
+		--vmm|--qmp|--pid|--max-blackout|--timeout|--limit|-n) ((i++)) ;;
+		--)
+			# The rest is a command line of QEMU.
+			COMPREPLY=($(compgen -f -- "$cur"))
+			compopt -o filenames 2>/dev/null
+			return
+			;;
+		-*) ;;
+		*)
+			if [[ -z $verb ]]; then
+				verb=$word
+			else
+				((names++))
+			fi
+			;;
+		esac
+	done
+
+	case $prev in
+	--socket|--vmm|--qmp)
+		COMPREPLY=($(compgen -f -- "$cur"))
+		compopt -o filenames 2>/dev/null
+		return
+		;;
+	--pid)
+		COMPREPLY=($(compgen -W "$(pgrep '^qemu-' 2>/dev/null)" -- "$cur"))
+		return
+		;;
+	--max-blackout|--timeout|--limit|-n) return ;;
+	esac
+
+	if [[ $cur == -* ]]; then
+		case $verb in
+		check) common+=" --vmm --verbose" ;;
+		upgrade) common+=" --vmm --max-blackout --timeout --no-wait" ;;
+		adopt) common+=" --pid --qmp" ;;
+		history) common+=" --limit" ;;
+		esac
+		COMPREPLY=($(compgen -W "$common" -- "$cur"))
+	elif [[ -z $verb ]]; then
+		COMPREPLY=($(compgen -W "$verbs" -- "$cur"))
+	elif ((names == 0)); then
+		case $verb in
+		show|check|upgrade|abort|watch|history|forget)
+			# Not by compgen -W, which would expand $(...) in a name.
+			while IFS= read -r word; do
+				[[ $word != "$cur"* ]] || COMPREPLY+=("$(printf '%q' "$word")")
+			done < <(_upgradectl_vms "$socket")
+			;;
+		esac
+	fi
+}
+
+complete -F _upgradectl upgradectl

@@ -15,9 +15,14 @@ struct source {
 	bool outdated;     /* that file is gone or another one now */
 	char *version;
 	char *machine;     /* resolved: "pc-q35-10.0" */
-	char *cpu;         /* resolved -cpu value, NULL: keep the command line's */
+	char *cpu;         /* resolved -cpu value, NULL: keep the command line's; made by
+			      probe_target(), which knows what a target would add */
+	char *cpu_model;   /* "max" or "host": means something else in another QEMU; else NULL */
+	char *cpu_options; /* the non-boolean options behind it: "hv-spinlocks=0x1fff" */
+	struct json_object *cpu_props; /* with cpu_model: what the vCPUs really have */
 	char *accel;       /* "kvm", "tcg", ... */
 	char **devices;    /* QOM types of the devices in use, sorted, unique, NULL-terminated */
+	char **onboard;    /* the same, of the machine's own devices */
 	uint64_t memory;   /* bytes of guest RAM */
 	bool running;      /* guest runs now (a paused guest stays paused) */
 	char *status;      /* query-status */

@@ -42,8 +42,8 @@ make_scratch() {
 clean_up() {
 	local status=$? jobs
 	jobs=$(jobs -p)
-	# shellcheck disable=SC2086
-	[ -z "$jobs" ] || { kill $jobs; wait; } 2>/dev/null
+	# shellcheck disable=SC2086	# some may be gone already: that is no reason to stop cleaning
+	[ -z "$jobs" ] || { kill $jobs || true; wait || true; } 2>/dev/null
 	rm -rf "$scratch"
 	return "$status"
 }

@@ -217,8 +217,11 @@ static void print_value(FILE *out, struct json_object *value)
 static int print_cpu(struct source *s, struct json_object *set)
 {
 	size_t size;
-	FILE *out = open_memstream(&s->cpu, &size);
+	FILE *out;
 
+	free(s->cpu);
+	s->cpu = NULL;
+	out = open_memstream(&s->cpu, &size);
 	if (!out)
 		return -ENOMEM;
 	fprintf(out, "%s%s", s->cpu_model, s->cpu_options);

@@ -47,6 +47,19 @@ static int read_binary(struct source *s)
 	return 0;
 }
 
+static int read_arch(struct source *s, struct qmp *qmp, struct error *err)
+{
+	struct json_object *v = NULL;
+	int r;
+
+	r = qmp_execute(qmp, "query-target", NULL, &v, err);
+	if (r < 0)
+		return r;
+	s->arch = strdup(json_get_string(v, "arch") ?: "unknown");
+	json_object_put(v);
+	return s->arch ? 0 : -ENOMEM;
+}
+
 /* "/machine type" is "pc-q35-10.0-machine", also when "q35" was asked for. */
 static int read_machine(struct source *s, struct qmp *qmp, struct error *err)
 {
@@ -288,6 +301,8 @@ int source_read(pid_t pid, int pidfd, struct qmp *qmp, struct source **ret_sourc
 		return -ENOMEM;
 	r = read_process(s, pidfd, err);
 	if (r >= 0)
+		r = read_arch(s, qmp, err);
+	if (r >= 0)
 		r = read_machine(s, qmp, err);
 	if (r >= 0)
 		r = read_accel(s, qmp, err);
@@ -319,6 +334,7 @@ void source_freep(struct source **sp)
 	strv_freep(&s->onboard);
 	free(s->binary);
 	free(s->version);
+	free(s->arch);
 	free(s->machine);
 	free(s->cpu);
 	free(s->cpu_model);

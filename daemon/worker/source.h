@@ -14,6 +14,7 @@ struct source {
 	char *binary;      /* /proc/PID/exe, "(deleted)" cut off */
 	bool outdated;     /* that file is gone or another one now */
 	char *version;
+	char *arch;        /* of the guest: "x86_64" */
 	char *machine;     /* resolved: "pc-q35-10.0" */
 	char *cpu;         /* resolved -cpu value, NULL: keep the command line's; made by
 			      probe_target(), which knows what a target would add */

@@ -321,6 +321,8 @@ static int child_failed(const struct spawn *s, const struct failure *f, struct e
 
 	if (f->step < 0 || f->step >= STEP_COUNT || f->error <= 0)
 		return error_set(err, -EPROTO, "%s reported nonsense while it started", s->argv[0]);
+	if (f->step == STEP_EXEC && s->ret_no_exec)
+		*s->ret_no_exec = true;
 	if (f->step == STEP_EXEC)
 		return error_errno(err, -f->error, "%s cannot be executed", s->argv[0]);
 	detail_text(f, detail, sizeof(detail));
@@ -328,7 +330,7 @@ static int child_failed(const struct spawn *s, const struct failure *f, struct e
 			   step_names[f->step], detail);
 }
 
-static void kill_and_reap(int pidfd)
+void spawn_kill(int pidfd)
 {
 	siginfo_t info;
 
@@ -453,7 +455,7 @@ static int spawn_child(struct child *c, pid_t *ret_pid, int *ret_pidfd, struct e
 	}
 	r = wait_started(c->s, reading, err);
 	if (r < 0) {
-		kill_and_reap(pidfd);
+		spawn_kill(pidfd);
 		return r;
 	}
 	*ret_pid = pid;

@@ -16,6 +16,7 @@ struct spawn {
 	size_t n_fds;
 	int stdio[3];                /* borrowed; -EBADF: the source's own */
 	bool keep_cgroup;            /* stay in the caller's cgroup (short-lived probes) */
+	bool *ret_no_exec;           /* may be NULL; set if all worked but exec itself */
 };
 
 /*
@@ -26,5 +27,8 @@ struct spawn {
  * On failure nothing is left running and @err says which step failed.
  */
 int spawn_like(const struct spawn *s, pid_t *ret_pid, int *ret_pidfd, struct error *err);
+
+/* Kills a child by its pidfd (borrowed) and reaps it. */
+void spawn_kill(int pidfd);
 
 #endif

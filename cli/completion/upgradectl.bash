@@ -5,17 +5,17 @@
 # simply none, and nothing is printed.
 
 _upgradectl_vms() {
-	local socket=()
+	local option=()
 
-	[[ -z $1 ]] || socket=(--socket "$1")
-	timeout 2 "${COMP_WORDS[0]}" "${socket[@]}" list --json 2>/dev/null | sed -n 's/^      "name": "\([^"\\]*\)",$/\1/p'
+	[[ -z $1 ]] || option=(--socket "$1")
+	timeout 2 "${COMP_WORDS[0]}" "${option[@]}" list --json 2>/dev/null | sed -n 's/^      "name": "\([^"\\]*\)",$/\1/p'
 }
 
 _upgradectl() {
 	local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]}
 	local common="--json --socket --no-color --help --version"
 	local verbs="run adopt list show check upgrade abort watch history forget"
-	local socket= verb= names=0 i word
+	local socket="" verb="" names=0 i word
 
 	COMPREPLY=()
 	for ((i = 1; i < COMP_CWORD; i++)); do

@@ -51,6 +51,7 @@ expect "$dir/control.sock" run vm1 -- "$dir/con"
 
 # A VM's name is never run.
 stub=$dir/stub
+# shellcheck disable=SC2016
 printf '#!/bin/sh\ncat <<"END"\n      "name": "$(touch %s/pwned)",\nEND\n' "$dir" >"$stub"
 chmod +x "$stub"
 COMP_WORDS=("$stub" show '') COMP_CWORD=2 COMPREPLY=()

@@ -449,6 +449,8 @@ int main(void)
 		PACKETS(an_fd_that_is_none_is_not_sent),
 		PACKETS(the_end_is_zero),
 		PACKETS(a_closed_peer_is_epipe_without_a_signal),
+		/* Only a stream would raise it. */
+		STREAM(a_closed_peer_is_epipe_without_a_signal),
 		PACKETS(nothing_there_is_eagain),
 		PACKETS(a_full_socket_is_eagain),
 		STREAM(on_a_stream_fds_come_with_their_byte),

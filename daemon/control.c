@@ -15,9 +15,7 @@
 #include "log.h"
 #include "manager/systemd.h"
 #include "upgrade.h"
-#ifdef HAVE_SOURCE_FIND_QMP
 #include "worker/source.h"
-#endif
 
 #include <fcntl.h>
 #include <string.h>
@@ -342,7 +340,6 @@ static int listener_pid(const char *path, pid_t *ret_pid, struct error *err)
 /* The QMP socket that the command line names, made absolute. */
 static char *find_qmp(const struct process_facts *facts)
 {
-#ifdef HAVE_SOURCE_FIND_QMP
 	_cleanup_free_ char *found = source_find_qmp(facts->argv);
 	char link[64], cwd[4096], *path;
 	ssize_t n;
@@ -355,9 +352,6 @@ static char *find_qmp(const struct process_facts *facts)
 		return NULL;
 	cwd[n] = '\0';
 	return asprintf(&path, "%s/%s", cwd, found) < 0 ? NULL : path;
-#else
-	return NULL;
-#endif
 }
 
 static int adopt_find(const Upgraded__V1__AdoptRequest *request, struct process_facts *ret_facts,
@@ -433,7 +427,7 @@ static int handle_adopt(struct context *ctx, const struct requester *from,
 	r = registry_add(ctx->registry, name, "none", "", &facts, qmp, &vm, err);
 	if (r < 0) {
 		if (!request->name[0])
-			error_hint(err, "upgradectl adopt --name NAME gives it another one");
+			error_hint(err, "upgradectl adopt NAME ... gives it another one");
 		return r;
 	}
 	log_vm(LOG_NOTICE, name, 0, "adopted process %d, monitor %s", (int)facts.pid, qmp);

@@ -1,0 +1,168 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Holds daemon/history.c to its word: reports come back newest first, across
+ * restarts and a rotation, and a damaged file costs only what is damaged.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include "history.h"
+
+#include <string.h>
+#include <sys/stat.h>
+
+struct fixture {
+	char dir[64];
+	char path[80];
+	char old[80];
+};
+
+static int setup(void **state)
+{
+	struct fixture *f = calloc(1, sizeof(*f));
+
+	assert_non_null(f);
+	strcpy(f->dir, "/tmp/upgraded-history-XXXXXX");
+	assert_non_null(mkdtemp(f->dir));
+	snprintf(f->path, sizeof(f->path), "%s/history", f->dir);
+	snprintf(f->old, sizeof(f->old), "%s/history.1", f->dir);
+	*state = f;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	struct fixture *f = *state;
+
+	unlink(f->path);
+	unlink(f->old);
+	rmdir(f->dir);
+	free(f);
+	return 0;
+}
+
+static struct history *open_history(struct fixture *f, off_t rotate, uint64_t expected_last)
+{
+	struct history *h = NULL;
+	uint64_t last;
+
+	assert_int_equal(history_open(f->dir, rotate, &h, &last, NULL), 0);
+	assert_int_equal(last, expected_last);
+	return h;
+}
+
+static void append(struct history *h, uint64_t id, const char *vm)
+{
+	Report report = UPGRADED__V1__REPORT__INIT;
+
+	report.upgrade_id = id;
+	report.vm = (char *)vm;
+	history_append(h, &report);
+}
+
+static void assert_reads(struct history *h, const char *name, uint32_t limit, const char *expected)
+{
+	char log[1024] = "";
+	Report **reports;
+	size_t n;
+
+	assert_int_equal(history_read(h, name, limit, &reports, &n), 0);
+	for (size_t i = 0; i < n; i++)
+		sprintf(log + strlen(log), "%s:%d ", reports[i]->vm, (int)reports[i]->upgrade_id);
+	history_free_reports(reports, n);
+	assert_string_equal(log, expected);
+}
+
+static void reports_come_newest_first_with_filter_and_limit(void **state)
+{
+	_cleanup_(history_freep) struct history *h = open_history(*state, 1 << 20, 0);
+
+	assert_reads(h, "", 0, "");
+	append(h, 1, "a");
+	append(h, 2, "b");
+	append(h, 3, "a");
+	assert_reads(h, "", 0, "a:3 b:2 a:1 ");
+	assert_reads(h, "a", 0, "a:3 a:1 ");
+	assert_reads(h, "a", 1, "a:3 ");
+	assert_reads(h, "", 2, "a:3 b:2 ");
+	assert_reads(h, "c", 0, "");
+}
+
+static void history_and_last_id_survive_a_restart(void **state)
+{
+	_cleanup_(history_freep) struct history *h = open_history(*state, 1 << 20, 0);
+
+	append(h, 41, "a");
+	append(h, 42, "b");
+	history_freep(&h);
+	h = open_history(*state, 1 << 20, 42);
+	assert_reads(h, "", 0, "b:42 a:41 ");
+}
+
+static void torn_tail_costs_one_report(void **state)
+{
+	struct fixture *f = *state;
+	_cleanup_(history_freep) struct history *h = open_history(f, 1 << 20, 0);
+	struct stat st;
+
+	append(h, 1, "a");
+	append(h, 2, "a");
+	history_freep(&h);
+	assert_int_equal(stat(f->path, &st), 0);
+	assert_int_equal(truncate(f->path, st.st_size - 1), 0);
+	h = open_history(f, 1 << 20, 1);
+	append(h, 3, "a");
+	assert_reads(h, "", 0, "a:3 a:1 ");
+}
+
+static void rotation_keeps_the_newest_and_bounds_the_size(void **state)
+{
+	struct fixture *f = *state;
+	_cleanup_(history_freep) struct history *h = open_history(f, 200, 0);
+	struct stat st;
+
+	for (uint64_t id = 1; id <= 100; id++) {
+		append(h, id, "a");
+		assert_int_equal(stat(f->path, &st), 0);
+		assert_true(st.st_size < 250);
+	}
+	assert_reads(h, "", 2, "a:100 a:99 ");
+	history_freep(&h);
+	h = open_history(f, 200, 100);
+	/* Right after a rotation the newest report is in the older file. */
+	unlink(f->path);
+	history_freep(&h);
+	assert_int_equal(stat(f->old, &st), 0);
+	assert_true(st.st_size < 250);
+}
+
+static void file_that_is_no_history_is_not_believed(void **state)
+{
+	struct fixture *f = *state;
+	_cleanup_(history_freep) struct history *h = NULL;
+	FILE *file = fopen(f->path, "w");
+
+	for (int i = 0; i < 1000; i++)
+		fputs("not a history ", file);
+	fclose(file);
+	h = open_history(f, 1 << 20, 0);
+	append(h, 1, "a");
+	assert_reads(h, "", 0, "a:1 ");
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+#define TEST(t) cmocka_unit_test_setup_teardown(t, setup, teardown)
+		TEST(reports_come_newest_first_with_filter_and_limit),
+		TEST(history_and_last_id_survive_a_restart),
+		TEST(torn_tail_costs_one_report),
+		TEST(rotation_keeps_the_newest_and_bounds_the_size),
+		TEST(file_that_is_no_history_is_not_believed),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * upgradectl history: past upgrades, the newest last. Read-only.
+ * upgradectl history: past upgrades, the newest first. Read-only.
  */
 #include "ask.h"
 #include "options.h"
@@ -18,7 +18,7 @@ struct args {
 };
 
 static const char doc[] =
-	"List past upgrades of VM, or of every VM.\v"
+	"List past upgrades of VM, or of every VM, the newest first.\v"
 	"Columns for which the terminal has no room are left out; --json has the whole reports, "
 	"with the time of each phase.";
 

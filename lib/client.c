@@ -19,7 +19,7 @@
 #include <time.h>
 
 #define HELLO_TIMEOUT_MS 5000
-#define SEND_TIMEOUT_S 5
+#define SEND_TIMEOUT_S	 5
 
 int client_errno(Upgraded__V1__ErrorCode code)
 {
@@ -91,7 +91,8 @@ static int say_hello(struct client *c, const char *program, struct error *err)
 	if (r < 0)
 		return r;
 	if (answer->body_case != UPGRADED__V1__ENVELOPE__BODY_HELLO)
-		return error_set(err, -EPROTO, "the daemon's first message is \"%s\", not \"hello\"",
+		return error_set(err, -EPROTO,
+				 "the daemon's first message is \"%s\", not \"hello\"",
 				 envelope_name(answer));
 	r = wire_negotiate(answer->hello, err);
 	if (r < 0)
@@ -217,9 +218,56 @@ static int64_t now_ms(void)
 	return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
 }
 
+/* Moves the items of list @from to the end of list @to. */
+static int move_items(void ***to, size_t *n_to, void **from, size_t *n_from)
+{
+	void **grown;
+
+	if (!*n_from)
+		return 0;
+	grown = reallocarray(*to, *n_to + *n_from, sizeof(*grown));
+	if (!grown)
+		return -ENOMEM;
+	memcpy(grown + *n_to, from, *n_from * sizeof(*grown));
+	*to = grown;
+	*n_to += *n_from;
+	*n_from = 0;
+	return 0;
+}
+
+/*
+ * A list longer than a packet comes in several, all but the last with
+ * batches_left set. Adds @part to what came before it, if anything did.
+ */
+static int gather(Envelope **whole, Envelope **part, struct error *err)
+{
+	Envelope *w = *whole, *p = *part;
+	int r;
+
+	if (!w) {
+		*whole = TAKE_PTR(*part);
+		return 0;
+	}
+	if (p->body_case != w->body_case || p->batches_left + 1 != w->batches_left)
+		return error_set(err, -EPROTO, "the daemon's parts of a list do not fit together");
+	if (p->body_case == UPGRADED__V1__ENVELOPE__BODY_VM_LIST)
+		r = move_items((void ***)&w->vm_list->vms, &w->vm_list->n_vms,
+			       (void **)p->vm_list->vms, &p->vm_list->n_vms);
+	else if (p->body_case == UPGRADED__V1__ENVELOPE__BODY_HISTORY_REPLY)
+		r = move_items((void ***)&w->history_reply->reports, &w->history_reply->n_reports,
+			       (void **)p->history_reply->reports, &p->history_reply->n_reports);
+	else
+		return error_set(err, -EPROTO, "the daemon sent \"%s\" in parts", envelope_name(p));
+	if (r < 0)
+		return error_errno(err, r, "cannot keep the daemon's answer");
+	w->batches_left = p->batches_left;
+	return 0;
+}
+
 int client_call(struct client *c, Envelope *request, Upgraded__V1__Envelope__BodyCase expected,
 		int timeout_ms, Envelope **ret_answer, struct error *err)
 {
+	_cleanup_envelope_ Envelope *whole = NULL;
 	int64_t deadline = now_ms() + timeout_ms;
 	int r;
 
@@ -243,7 +291,12 @@ int client_call(struct client *c, Envelope *request, Upgraded__V1__Envelope__Bod
 		if (answer->body_case != expected || answer->id != c->last_id)
 			return error_set(err, -EPROTO, "the daemon answered \"%s\" with \"%s\"",
 					 envelope_name(request), envelope_name(answer));
-		*ret_answer = TAKE_PTR(answer);
+		r = gather(&whole, &answer, err);
+		if (r < 0)
+			return r;
+		if (whole->batches_left)
+			continue;
+		*ret_answer = TAKE_PTR(whole);
 		return 0;
 	}
 }

@@ -37,7 +37,8 @@ int client_recv(struct client *c, int timeout_ms, Envelope **ret_message, struct
 
 /*
  * Sends @request and waits for the answer to it, which must be of kind
- * @expected; Events that come first are dropped.
+ * @expected; Events that come first are dropped, and a list that came in
+ * several packets is put together.
  */
 int client_call(struct client *c, Envelope *request, Upgraded__V1__Envelope__BodyCase expected,
 		int timeout_ms, Envelope **ret_answer, struct error *err);

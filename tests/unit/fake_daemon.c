@@ -7,6 +7,7 @@
  *   absent, denied, taken, broken   a typed error
  *   mute           no answer, the connection is closed
  *   garbage        an answer that is no message
+ *   parts          an answer in parts that is no list
  *   fds            an answer with a file descriptor nobody asked for
  *   blocked        refused, with findings
  *   rollback, lost, dies, early     how its upgrade ends
@@ -89,6 +90,15 @@ static bool settled_by_name(struct connection *c, const char *name)
 		answer_error(c, UPGRADED__V1__ERROR_CODE__ERROR_INTERNAL, "", "");
 	} else if (!strcmp(name, "mute")) {
 		_exit(0);
+	} else if (!strcmp(name, "parts")) {
+		Upgraded__V1__Ack ack = UPGRADED__V1__ACK__INIT;
+		Envelope env = ENVELOPE_INIT;
+
+		env.id = c->id;
+		env.body_case = UPGRADED__V1__ENVELOPE__BODY_ACK;
+		env.ack = &ack;
+		for (env.batches_left = 2; env.batches_left--;)
+			wire_send(c->sock, &env, NULL, 0);
 	} else if (!strcmp(name, "garbage")) {
 		(void)!write(c->sock, "\xff\xff", 2);
 	} else if (!strcmp(name, "fds")) {
@@ -224,10 +234,20 @@ static void adopt(struct connection *c, const Upgraded__V1__AdoptRequest *reques
 static void list(struct connection *c)
 {
 	Upgraded__V1__VmList vm_list = UPGRADED__V1__VM_LIST__INIT;
+	Envelope env = ENVELOPE_INIT;
 
+	/* In two packets, as a long list comes. */
+	env.id = c->id;
+	env.body_case = UPGRADED__V1__ENVELOPE__BODY_VM_LIST;
+	env.vm_list = &vm_list;
+	env.batches_left = 1;
 	vm_list.vms = c->sample.vm;
-	vm_list.n_vms = SAMPLE_VMS;
-	ANSWER(c, VM_LIST, &vm_list);
+	vm_list.n_vms = 3;
+	wire_send(c->sock, &env, NULL, 0);
+	env.batches_left = 0;
+	vm_list.vms = c->sample.vm + 3;
+	vm_list.n_vms = SAMPLE_VMS - 3;
+	wire_send(c->sock, &env, NULL, 0);
 }
 
 static void history(struct connection *c, uint32_t limit)

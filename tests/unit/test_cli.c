@@ -281,6 +281,7 @@ static void each_failure_has_its_exit_code(void **state)
 		{ CLI_FAILED, ARGV("upgrade", "taken"), "upgradectl watch taken" },
 		{ CLI_FAILED, ARGV("show", "garbage"), "cannot be read" },
 		{ CLI_FAILED, ARGV("forget", "fds"), "file descriptors" },
+		{ CLI_FAILED, ARGV("forget", "parts"), "in parts" },
 		{ CLI_FAILED, ARGV("--socket", "newer.sock", "list"), "speaks protocol" },
 		{ CLI_USAGE, ARGV("nonsense"), "no verb 'nonsense'" },
 		{ CLI_USAGE, ARGV("list", "vm1"), "takes no name" },

@@ -205,7 +205,7 @@ static void watch(struct connection *c)
 
 static void mark_aborted(struct connection *c)
 {
-	_cleanup_close_ int fd = open(c->abort_mark, O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
+	close(open(c->abort_mark, O_CREAT | O_WRONLY | O_CLOEXEC, 0600));
 }
 
 static void run(struct connection *c, const Upgraded__V1__RunRequest *request)

@@ -121,6 +121,48 @@ static int read_props(struct qmp *qmp, const char *path, struct json_object *pro
 	return r;
 }
 
+/* What @qmp makes of the model with @set. -EREMOTEIO: it cannot say. */
+static int expand(struct qmp *qmp, const char *type, const char *model, struct json_object *set,
+		  struct json_object **ret_props, struct error *err)
+{
+	struct json_object *args = json_object_new_object(), *m = json_object_new_object();
+	struct json_object *answer = NULL, *props = NULL;
+	int r;
+
+	json_object_object_add(m, "name", json_object_new_string(model));
+	if (set)
+		json_object_object_add(m, "props", json_object_get(set));
+	json_object_object_add(args, "type", json_object_new_string(type));
+	json_object_object_add(args, "model", m);
+	r = qmp_execute(qmp, "query-cpu-model-expansion", args, &answer, err);
+	if (r < 0)
+		return r;
+	if (json_object_object_get_ex(answer, "model", &m) &&
+	    json_object_object_get_ex(m, "props", &props))
+		*ret_props = json_object_get(props);
+	else
+		r = error_set(err, -EREMOTEIO, "the CPU model was expanded to nothing");
+	json_object_put(answer);
+	return r;
+}
+
+/*
+ * The properties of a vCPU are features, and knobs of how QEMU works them out.
+ * A static expansion has the features only.
+ */
+static int read_names(struct source *s, struct qmp *qmp, struct error *err)
+{
+	_cleanup_error_ struct error why = ERROR_INIT;
+	int r;
+
+	r = expand(qmp, "static", s->cpu_model, NULL, &s->cpu_names, &why);
+	if (r == -EREMOTEIO || r == -ENOSYS)
+		return 0; /* then a knob counts as a feature */
+	if (r < 0)
+		error_move(err, &why);
+	return r;
+}
+
 int cpu_pin_read(struct source *s, struct qmp *qmp, struct error *err)
 {
 	struct json_object *cpus = NULL, *type = NULL;
@@ -142,33 +184,11 @@ int cpu_pin_read(struct source *s, struct qmp *qmp, struct error *err)
 		s->cpu_props = json_object_new_object();
 		r = s->cpu_model && s->cpu_options ? read_props(qmp, path, s->cpu_props, err)
 						   : -ENOMEM;
+		if (r >= 0)
+			r = read_names(s, qmp, err);
 	}
 	json_object_put(type);
 	json_object_put(cpus);
-	return r;
-}
-
-/* What @target makes of the model with @set. -EREMOTEIO: it cannot say. */
-static int expand(struct qmp *target, const char *model, struct json_object *set,
-		  struct json_object **ret_props, struct error *err)
-{
-	struct json_object *args = json_object_new_object(), *m = json_object_new_object();
-	struct json_object *answer = NULL, *props = NULL;
-	int r;
-
-	json_object_object_add(m, "name", json_object_new_string(model));
-	json_object_object_add(m, "props", json_object_get(set));
-	json_object_object_add(args, "type", json_object_new_string("full"));
-	json_object_object_add(args, "model", m);
-	r = qmp_execute(target, "query-cpu-model-expansion", args, &answer, err);
-	if (r < 0)
-		return r;
-	if (json_object_object_get_ex(answer, "model", &m) &&
-	    json_object_object_get_ex(m, "props", &props))
-		*ret_props = json_object_get(props);
-	else
-		r = error_set(err, -EREMOTEIO, "the target expanded the CPU model to nothing");
-	json_object_put(answer);
 	return r;
 }
 
@@ -233,12 +253,19 @@ static int print_cpu(struct source *s, struct json_object *set)
 	return fclose(out) ? -ENOMEM : 0;
 }
 
-/* What is still not as in the source, by name, in one line. */
-static int report(struct source *s, struct json_object *props, struct findings *f)
+/* Would the guest miss it? Hyper-V's are no CPUID words to QEMU, but features. */
+static bool guest_sees(struct source *s, const char *name)
 {
-	_cleanup_free_ char *names = NULL;
+	return !s->cpu_names || !strncmp(name, "hv-", 3) ||
+	       json_object_object_get_ex(s->cpu_names, name, NULL);
+}
+
+/* Lists what is still not as in the source: features (@seen) or knobs. */
+static int list_differences(struct source *s, struct json_object *props, bool seen,
+			    char **ret_names)
+{
 	size_t size;
-	FILE *out = open_memstream(&names, &size);
+	FILE *out = open_memstream(ret_names, &size);
 	bool any = false;
 
 	if (!out)
@@ -251,19 +278,36 @@ static int report(struct source *s, struct json_object *props, struct findings *
 			  json_object_get_boolean(value);
 
 		/* "level" and the like follow from the features when it is realized. */
-		if (is_identity(name) || (there ? json_object_equal(now, value) : !on))
+		if (is_identity(name) || (there ? json_object_equal(now, value) : !on) ||
+		    guest_sees(s, name) != seen)
 			continue;
 		fprintf(out, "%s%s", any ? ", " : "", name);
 		any = true;
 	}
-	if (fclose(out))
-		return -ENOMEM;
-	if (!any)
-		return 0;
-	return findings_add(f, UPGRADED__V1__SEVERITY__SEVERITY_BLOCKER, "target.cpu", s->cpu_model,
-			    "choose a target that has them; the guest uses this CPU already",
-			    "the target cannot give the guest's CPU as it is, it differs in: %s",
-			    names);
+	return fclose(out) ? -ENOMEM : 0;
+}
+
+static int report(struct source *s, struct json_object *props, struct findings *f)
+{
+	_cleanup_free_ char *features = NULL, *knobs = NULL;
+	int r;
+
+	r = list_differences(s, props, true, &features);
+	if (r >= 0)
+		r = list_differences(s, props, false, &knobs);
+	if (r >= 0 && *features)
+		r = findings_add(
+			f, UPGRADED__V1__SEVERITY__SEVERITY_BLOCKER, "target.cpu", s->cpu_model,
+			"choose a target that can; the guest uses this CPU already",
+			"the target cannot give the guest's CPU as it is, it differs in: %s",
+			features);
+	if (r >= 0 && *knobs)
+		r = findings_add(f, UPGRADED__V1__SEVERITY__SEVERITY_NOTE, "target.cpu-knobs",
+				 s->cpu_model, NULL,
+				 "settings of the CPU model that the target no longer has, or sets "
+				 "by itself: %s",
+				 knobs);
+	return r;
 }
 
 int cpu_pin_resolve(struct source *s, struct qmp *target, struct findings *f, struct error *err)
@@ -278,7 +322,7 @@ int cpu_pin_resolve(struct source *s, struct qmp *target, struct findings *f, st
 	for (int pass = 0; pass < PASSES && r >= 0; pass++) {
 		json_object_put(props);
 		props = NULL;
-		r = expand(target, s->cpu_model, set, &props, &why);
+		r = expand(target, "full", s->cpu_model, set, &props, &why);
 		if (r >= 0 && !compare(s, props, set))
 			break;
 	}

@@ -25,7 +25,7 @@
 static int read_binary(struct source *s)
 {
 	static const char deleted[] = " (deleted)";
-	_cleanup_free_ char *there = NULL, *exe = NULL;
+	_cleanup_free_ char *there = NULL, *exe = NULL, *root = NULL;
 	struct stat running, on_disk;
 	size_t len;
 	int r;
@@ -36,7 +36,13 @@ static int read_binary(struct source *s)
 	len = strlen(s->binary);
 	if (len > strlen(deleted) && !strcmp(s->binary + len - strlen(deleted), deleted))
 		s->binary[len - strlen(deleted)] = '\0';
-	/* The source may have another root than we. */
+	/* Shown from our root; the target is executed in the source's. */
+	r = proc_readlink(s->pid, "root", &root);
+	if (r < 0)
+		return r;
+	len = strcmp(root, "/") ? strlen(root) : 0;
+	if (!strncmp(s->binary, root, len) && s->binary[len] == '/')
+		memmove(s->binary, s->binary + len, strlen(s->binary + len) + 1);
 	if (asprintf(&there, "/proc/%d/root%s", (int)s->pid, s->binary) < 0 ||
 	    asprintf(&exe, "/proc/%d/exe", (int)s->pid) < 0)
 		return -ENOMEM;
@@ -340,6 +346,7 @@ void source_freep(struct source **sp)
 	free(s->cpu_model);
 	free(s->cpu_options);
 	json_object_put(s->cpu_props);
+	json_object_put(s->cpu_names);
 	free(s->accel);
 	free(s->status);
 	source_fds_free(s->fds, s->n_fds);

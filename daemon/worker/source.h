@@ -21,6 +21,7 @@ struct source {
 	char *cpu_model;   /* "max" or "host": means something else in another QEMU; else NULL */
 	char *cpu_options; /* the non-boolean options behind it: "hv-spinlocks=0x1fff" */
 	struct json_object *cpu_props; /* with cpu_model: what the vCPUs really have */
+	struct json_object *cpu_names; /* with cpu_model: its keys are what CPUID shows */
 	char *accel;       /* "kvm", "tcg", ... */
 	char **devices;    /* QOM types of the devices in use, sorted, unique, NULL-terminated */
 	char **onboard;    /* the same, of the machine's own devices */

@@ -1,0 +1,198 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* wait_for(): every way in which a wait must end does end it, and says why. */
+#include "wait.h"
+#include "wire.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+#include <cmocka.h>
+
+struct fixture {
+	struct waiter w;
+	int daemon; /* the daemon's end */
+	int fd[2];  /* what is waited for, and its other end */
+};
+
+static void open_fixture(struct fixture *f)
+{
+	int pair[2];
+
+	f->w = (struct waiter)WAITER_INIT;
+	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
+	f->w.daemon = pair[0];
+	f->daemon = pair[1];
+	f->w.what = "a test";
+	f->w.deadline_us = now_us() + 5000000;
+	assert_int_equal(pipe2(f->fd, O_CLOEXEC), 0);
+}
+
+static void close_fixture(struct fixture *f)
+{
+	closep(&f->w.daemon);
+	closep(&f->daemon);
+	closep(&f->fd[0]);
+	closep(&f->fd[1]);
+}
+
+static void expect(struct fixture *f, int code, const char *word)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+	int r = wait_for(&f->w, f->fd[0], POLLIN, &err);
+
+	if (r != code || !err.text || !strstr(err.text, word) || !strstr(err.text, "a test"))
+		fail_msg("wait_for: %d, '%s'; expected %d with '%s'", r, err.text, code, word);
+}
+
+static void send_abort(int sock)
+{
+	Envelope env = ENVELOPE_INIT;
+	Upgraded__V1__WorkerAbort abort_msg = UPGRADED__V1__WORKER_ABORT__INIT;
+
+	env.body_case = UPGRADED__V1__ENVELOPE__BODY_WORKER_ABORT;
+	env.worker_abort = &abort_msg;
+	assert_int_equal(wire_send(sock, &env, NULL, 0), 0);
+}
+
+static void ready_fd_is_returned(void **state)
+{
+	struct fixture f;
+
+	open_fixture(&f);
+	assert_int_equal(write(f.fd[1], "x", 1), 1);
+	assert_int_equal(wait_for(&f.w, f.fd[0], POLLIN, NULL), POLLIN);
+	/* Also when the deadline has passed already. */
+	f.w.deadline_us = now_us() - 1;
+	assert_int_equal(wait_for(&f.w, f.fd[0], POLLIN, NULL), POLLIN);
+	close_fixture(&f);
+}
+
+static void deadline_ends_a_wait(void **state)
+{
+	uint64_t begin = now_us();
+	struct fixture f;
+
+	open_fixture(&f);
+	f.w.deadline_us = begin + 50000;
+	expect(&f, -ETIMEDOUT, "nothing came within 0.");
+	assert_true(now_us() - begin >= 50000 && now_us() - begin < 2000000);
+	assert_int_equal(wait_sleep(&f.w, 1000000, NULL), -ETIMEDOUT);
+	close_fixture(&f);
+}
+
+static void abort_ends_this_and_every_later_wait(void **state)
+{
+	struct fixture f;
+
+	open_fixture(&f);
+	send_abort(f.daemon);
+	expect(&f, -ECANCELED, "aborted");
+	assert_true(f.w.aborted);
+	expect(&f, -ECANCELED, "aborted");
+	assert_int_equal(wait_sleep(&f.w, 1, NULL), -ECANCELED);
+	close_fixture(&f);
+}
+
+static void abort_wins_over_a_busy_stream(void **state)
+{
+	struct fixture f;
+
+	open_fixture(&f);
+	assert_int_equal(write(f.fd[1], "x", 1), 1);
+	send_abort(f.daemon);
+	expect(&f, -ECANCELED, "aborted");
+	close_fixture(&f);
+}
+
+static void dead_daemon_ends_a_wait(void **state)
+{
+	struct fixture f;
+
+	open_fixture(&f);
+	closep(&f.daemon);
+	expect(&f, -ECANCELED, "daemon went away");
+	assert_true(f.w.orphaned);
+	close_fixture(&f);
+}
+
+static void after_the_commit_nothing_but_time_and_death_does(void **state)
+{
+	struct fixture f;
+	uint64_t begin;
+
+	open_fixture(&f);
+	f.w.uninterruptible = true;
+	send_abort(f.daemon);
+	begin = now_us();
+	assert_int_equal(wait_sleep(&f.w, 30000, NULL), 0);
+	assert_true(now_us() - begin >= 30000);
+	assert_true(f.w.aborted);
+	closep(&f.daemon);
+	assert_int_equal(wait_sleep(&f.w, 30000, NULL), 0);
+	assert_true(f.w.orphaned);
+	f.w.deadline_us = now_us() + 20000;
+	expect(&f, -ETIMEDOUT, "nothing came");
+	close_fixture(&f);
+}
+
+static void other_messages_of_the_daemon_are_protocol_errors(void **state)
+{
+	Envelope env = ENVELOPE_INIT;
+	Upgraded__V1__Ack ack = UPGRADED__V1__ACK__INIT;
+	struct fixture f;
+
+	open_fixture(&f);
+	env.body_case = UPGRADED__V1__ENVELOPE__BODY_ACK;
+	env.ack = &ack;
+	assert_int_equal(wire_send(f.daemon, &env, NULL, 0), 0);
+	expect(&f, -EPROTO, "'ack'");
+	assert_int_equal(send(f.daemon, "\xff\xff\xff", 3, 0), 3);
+	expect(&f, -EPROTO, "undecodable");
+	/* But when the caller waits for the daemon's answer itself, it is that. */
+	assert_int_equal(wire_send(f.daemon, &env, NULL, 0), 0);
+	assert_int_equal(wait_for(&f.w, f.w.daemon, POLLIN, NULL), POLLIN);
+	close_fixture(&f);
+}
+
+static void dead_process_ends_a_wait_but_its_last_words_count(void **state)
+{
+	struct fixture f;
+	pid_t pid = fork();
+
+	if (!pid)
+		_exit(0);
+	open_fixture(&f);
+	f.w.target = (int)syscall(SYS_pidfd_open, pid, 0);
+	assert_true(f.w.target >= 0);
+	expect(&f, -ESRCH, "the target died");
+	f.w.source = f.w.target;
+	expect(&f, -ESRCH, "the source died");
+	assert_int_equal(write(f.fd[1], "x", 1), 1);
+	assert_int_equal(wait_for(&f.w, f.fd[0], POLLIN, NULL), POLLIN);
+	closep(&f.w.target);
+	waitpid(pid, NULL, 0);
+	close_fixture(&f);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(ready_fd_is_returned),
+		cmocka_unit_test(deadline_ends_a_wait),
+		cmocka_unit_test(abort_ends_this_and_every_later_wait),
+		cmocka_unit_test(abort_wins_over_a_busy_stream),
+		cmocka_unit_test(dead_daemon_ends_a_wait),
+		cmocka_unit_test(after_the_commit_nothing_but_time_and_death_does),
+		cmocka_unit_test(other_messages_of_the_daemon_are_protocol_errors),
+		cmocka_unit_test(dead_process_ends_a_wait_but_its_last_words_count),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -378,7 +378,10 @@ static void emit_short(struct planner *p, const struct argv_option *o, bool mon,
 static void emit_long(struct planner *p, const struct argv_option *o, bool mon,
 		      const char *backend, const struct opts *opts)
 {
-	_cleanup_free_ char *id = plan_new_id(p, "chr"), *text = NULL, *chardev = NULL, *ref = NULL;
+	/* QEMU's device for -debugcon looks for a chardev of that name. */
+	_cleanup_free_ char *id = strcmp(o->name, "debugcon") ? plan_new_id(p, "chr") :
+								plan_format(p, "debugcon");
+	_cleanup_free_ char *text = NULL, *chardev = NULL, *ref = NULL;
 
 	if (!id || opts_print(opts, &text) < 0) {
 		p->rc = -ENOMEM;

@@ -111,6 +111,7 @@ static void play_steps(int fd, const void *data)
 			hear(fd, s->heard);
 		if (s->says)
 			say(fd, s->says, strlen(s->says));
+		usleep(5000); /* so that it is read before the next comes */
 	}
 }
 
@@ -131,8 +132,8 @@ static void replies_are_matched_and_events_queued(void **state)
 	static const struct step steps[] = {
 		{ NULL, GREETING },
 		{ "qmp_capabilities", CAPS },
-		{ "query-status",
-		  "{\"return\": {\"status\": \"stale\"}, \"id\": 1}"
+		{ "query-status", "{\"return\": {\"status\": \"stale\"}, \"id\": 1}" },
+		{ NULL,
 		  "{\"timestamp\": {\"seconds\": 7, \"microseconds\": 5}, \"event\": \"STOP\"}\r\n"
 		  "{\"return\": {\"status\": \"fresh\"}, \"id\": 2}\r\n"
 		  "{\"timestamp\": {\"seconds\": 8, \"microseconds\": 6}, \"event\": \"RESUME\","

@@ -88,12 +88,12 @@ static char *slurp(pid_t pid, const char *name)
 
 static char *target_of(pid_t pid, const char *name)
 {
-	char path[64], *text = calloc(1, 4096);
+	char path[64], text[4096];
+	ssize_t n;
 
 	snprintf(path, sizeof(path), "/proc/%d/%s", (int)pid, name);
-	if (readlink(path, text, 4095) < 0)
-		strcpy(text, "none");
-	return text;
+	n = readlink(path, text, sizeof(text));
+	return n < 0 ? strdup("none") : strndup(text, (size_t)n);
 }
 
 static void same_file(const struct proc *a, const struct proc *b, const char *name)

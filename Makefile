@@ -64,13 +64,16 @@ testbed-shell: ## an interactive shell in the emulated host
 	@testbed/shell
 
 # What testbed/run lays over the emulated host's root file system.
-testbed-install: build
+testbed-install: build build/testbed-extra/load.img
 	@rm -rf build/destdir.new
 	@meson install -C $(BUILD) --no-rebuild --quiet --destdir $(CURDIR)/build/destdir.new
-	@mkdir -p build/testbed-extra
-	@[ build/testbed-extra/load.img -nt $(BUILD)/tests/guest/loadwatch ] || \
-		tests/guest/mkinitrd build/testbed-extra/load.img
+	@mkdir -p build/destdir.new/etc/systemd/system/sockets.target.wants build/testbed-extra
+	@ln -s /usr/lib/systemd/system/upgraded.socket \
+		build/destdir.new/etc/systemd/system/sockets.target.wants/
 	@rm -rf build/destdir && mv build/destdir.new build/destdir
+
+build/testbed-extra/load.img: tests/guest/mkinitrd $(wildcard tests/guest/load/*)
+	@tests/guest/mkinitrd $@
 
 clean: ## remove build/ (the cache of kernel and root file system stays)
 	@rm -rf build

@@ -30,7 +30,7 @@ def qemus():
     return dict(sorted(found.items(), key=lambda item: [int(n) for n in item[0].split(".")]))
 
 
-def oldest_machine(path, machine="q35"):
+def default_machine(path, machine="q35"):
     """The machine type that `machine` means for this QEMU: pc-q35-10.0."""
     text = subprocess.run([path, "-machine", "help"], capture_output=True, text=True, check=True).stdout
     for line in text.splitlines():
@@ -54,9 +54,10 @@ class Guest:
 
     serial = 0
 
-    def __init__(self, name="vm", memory=512, smp=2, load_mem=128, machine=None, extra=(), cmdline="", vhost=True):
+    def __init__(self, name="vm", memory=512, smp=2, load_mem=128, machine=None, extra=(), cmdline="", vhost=True,
+                 virtio=True):
         Guest.serial += 1
-        self.name, self.memory, self.smp, self.load_mem = name, memory, smp, load_mem
+        self.name, self.memory, self.smp, self.load_mem, self.virtio = name, memory, smp, load_mem, virtio
         self.machine, self.extra, self.cmdline, self.vhost = machine, list(extra), cmdline, vhost
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix=f"guest-{name}-", dir="/var/tmp"))
         self.net = f"10.77.{Guest.serial}"
@@ -92,22 +93,33 @@ class Guest:
     def arguments(self):
         """The VM's command line after the binary, as an operator would write it."""
         d = self.dir
-        machine = self.machine or oldest_machine(next(iter(qemus().values())))
-        append = (f"console=ttyS0 quiet load.mem={self.load_mem} load.disk=/dev/vda "
+        machine = self.machine or default_machine(next(iter(qemus().values())))
+        devices, disk = (self.virtio_devices(), "vda") if self.virtio else (self.emulated_devices(), "sda")
+        report = "" if self.virtio else "load.report=/dev/ttyS1 "
+        append = (f"console=ttyS0 quiet load.mem={self.load_mem} load.disk=/dev/{disk} {report}"
                   f"load.net={self.net}.2/24 load.peer={self.net}.1:7777 {self.cmdline}")
-        vhost = "on" if self.vhost else "off"
         return ["-machine", machine, "-accel", "kvm", "-cpu", "host", "-smp", str(self.smp), "-m", str(self.memory),
                 "-nodefaults", "-display", "none", "-vga", "std",
                 "-kernel", str(TOOLS / "bzImage"), "-initrd", str(TOOLS / "load.img"), "-append", append.strip(),
-                "-drive", f"file={d}/disk.qcow2,if=virtio,format=qcow2",
-                "-netdev", f"tap,id=net0,ifname={self.tap},script=no,downscript=no,vhost={vhost}",
-                "-device", "virtio-net-pci,netdev=net0",
-                "-device", "virtio-rng-pci", "-device", "virtio-balloon-pci", "-device", "virtio-serial-pci",
-                "-chardev", f"file,id=report,path={d}/report",
-                "-device", "virtserialport,name=org.upgraded.load,chardev=report",
+                "-serial", f"file:{d}/console.log",
                 "-chardev", f"file,id=heartbeat,path={d}/heartbeat",
                 "-device", "isa-debugcon,iobase=0xe9,chardev=heartbeat",
-                "-serial", f"file:{d}/console.log"] + self.extra
+                "-chardev", f"file,id=report,path={d}/report"] + devices + self.extra
+
+    def virtio_devices(self):
+        return ["-drive", f"file={self.dir}/disk.qcow2,if=virtio,format=qcow2",
+                "-netdev", f"tap,id=net0,ifname={self.tap},script=no,downscript=no,vhost={'on' if self.vhost else 'off'}",
+                "-device", "virtio-net-pci,netdev=net0",
+                "-device", "virtio-rng-pci", "-device", "virtio-balloon-pci", "-device", "virtio-serial-pci",
+                "-device", "virtserialport,name=org.upgraded.load,chardev=report"]
+
+    def emulated_devices(self):
+        """No virtio at all: what can cross from QEMU 10.0.13, see docs/limits.md."""
+        return ["-drive", f"file={self.dir}/disk.qcow2,if=none,id=disk0,format=qcow2",
+                "-device", "ide-hd,drive=disk0",
+                "-netdev", f"tap,id=net0,ifname={self.tap},script=no,downscript=no",
+                "-device", "e1000e,netdev=net0",
+                "-device", "isa-serial,chardev=report"]
 
     def start(self, binary, ready=90):
         self.prepare()

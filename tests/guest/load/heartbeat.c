@@ -8,9 +8,9 @@
  * QEMU to another. A tick that comes late is not made up for: the next one is a period later, and
  * the numbers stay dense.
  *
- * The port is written directly; through /dev/port where the kernel has no ioperm(); and when the
- * machine has no debug console, or is none of the x86 kind, to the virtio-serial port
- * org.upgraded.hb. Without any of them (an ordinary process) only the longest gap in the guest's
+ * The port is written through /dev/port, or directly where the kernel has none (not the other way
+ * round: outb in user space dies of a #GP in a nested guest of older TCG); and when the machine has
+ * no debug console, or is none of the x86 kind, to the virtio-serial port org.upgraded.hb. Without any of them (an ordinary process) only the longest gap in the guest's
  * own clock is kept.
  */
 #include <fcntl.h>
@@ -56,12 +56,6 @@ static struct outlet outlet_open(uint64_t port)
 
 	if (!port)
 		return o;
-#ifdef __x86_64__
-	if (ioperm(port, 1, 1) == 0 && inb((unsigned short)port) == DEBUGCON_ID) {
-		o.kind = HB_PORT;
-		return o;
-	}
-#endif
 	o.fd = open("/dev/port", O_RDWR | O_CLOEXEC);
 	if (o.fd >= 0) {
 		if (pread(o.fd, &id, 1, o.port) == 1 && id == DEBUGCON_ID) {
@@ -71,6 +65,12 @@ static struct outlet outlet_open(uint64_t port)
 		close(o.fd);
 		o.fd = -1;
 	}
+#ifdef __x86_64__
+	if (ioperm(port, 1, 1) == 0 && inb((unsigned short)port) == DEBUGCON_ID) {
+		o.kind = HB_PORT;
+		return o;
+	}
+#endif
 	if (vport_find(HB_VPORT, path, sizeof(path)) == 0) {
 		o.fd = open(path, O_WRONLY | O_NONBLOCK | O_CLOEXEC);
 		if (o.fd >= 0)

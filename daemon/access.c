@@ -56,7 +56,8 @@ int access_check(const struct peer *peer, const Envelope *request, struct error 
 	case BODY(RUN):
 	case BODY(ADOPT):
 	case BODY(FORGET):
-		error_set(err, -EACCES, "%s is for root: it decides which processes upgraded handles",
+		error_set(err, -EACCES,
+			  "%s is for root: it decides which processes upgraded handles",
 			  envelope_name(request));
 		return -EACCES;
 	case BODY(CHECK):

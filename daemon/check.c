@@ -22,7 +22,7 @@
 struct check {
 	struct check *next;
 	struct context *ctx;
-	char *name;   /* of the VM, which may be forgotten while this waits */
+	char *name; /* of the VM, which may be forgotten while this waits */
 	char *binary;
 	struct requester from;
 	struct vm *vm; /* while it runs */

@@ -100,8 +100,7 @@ static int find_vm(struct context *ctx, const char *name, struct vm **ret_vm, st
 	return 0;
 }
 
-static int find_alive(struct context *ctx, const char *name, struct vm **ret_vm,
-		      struct error *err)
+static int find_alive(struct context *ctx, const char *name, struct vm **ret_vm, struct error *err)
 {
 	int r = find_vm(ctx, name, ret_vm, err);
 
@@ -379,7 +378,8 @@ static int adopt_find(const Upgraded__V1__AdoptRequest *request, struct process_
 		return r;
 	qmp = request->qmp[0] ? strdup(request->qmp) : find_qmp(ret_facts);
 	if (!qmp) {
-		error_set(err, -EINVAL, "process %d has no QMP socket on its command line", (int)pid);
+		error_set(err, -EINVAL, "process %d has no QMP socket on its command line",
+			  (int)pid);
 		error_hint(err, "upgradectl adopt --qmp PATH, or start it with -qmp "
 				"unix:PATH,server=on,wait=off");
 		return -EINVAL;
@@ -448,8 +448,8 @@ static int handle_forget(struct context *ctx, const struct requester *from,
 	if (r < 0)
 		return r;
 	if (vm->upgrade || vm->working) {
-		error_set(err, -EBUSY, "%s of %s is running", vm->upgrade ? "an upgrade" : "a check",
-			  request->name);
+		error_set(err, -EBUSY, "%s of %s is running",
+			  vm->upgrade ? "an upgrade" : "a check", request->name);
 		error_hint(err, "try again when it has ended");
 		return -EBUSY;
 	}

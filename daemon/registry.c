@@ -21,7 +21,7 @@
 #include <sys/stat.h>
 
 #define NAME_MAX_LEN 64
-#define FILE_MAX (64 * 1024)
+#define FILE_MAX     (64 * 1024)
 
 struct registry {
 	sd_event *event;
@@ -38,9 +38,10 @@ int registry_check_name(const char *name, struct error *err)
 
 	if (!name[0] || name[0] == '.' || strlen(name) > NAME_MAX_LEN ||
 	    name[strspn(name, allowed)])
-		return error_set(err, -EINVAL,
-				 "a VM's name has 1 to %d of a-z A-Z 0-9 . _ : - and begins with no dot",
-				 NAME_MAX_LEN);
+		return error_set(
+			err, -EINVAL,
+			"a VM's name has 1 to %d of a-z A-Z 0-9 . _ : - and begins with no dot",
+			NAME_MAX_LEN);
 	return 0;
 }
 

@@ -21,10 +21,10 @@
 #include <sys/socket.h>
 #include <time.h>
 
-#define CLIENTS_MAX 512
+#define CLIENTS_MAX	    512
 #define CLIENTS_PER_UID_MAX 64 /* but for root */
-#define QUEUE_PACKETS_MAX 256
-#define HELLO_TIMEOUT_US (10 * 1000000ULL)
+#define QUEUE_PACKETS_MAX   256
+#define HELLO_TIMEOUT_US    (10 * 1000000ULL)
 
 struct packet {
 	struct packet *next;
@@ -43,8 +43,8 @@ struct client {
 	sd_event_source *hello_timer; /* NULL: it has said Hello */
 	struct packet *first, **last;
 	size_t queued;
-	bool closing;                 /* once the queue is empty */
-	char *watch;                  /* NULL: watches nothing */
+	bool closing; /* once the queue is empty */
+	char *watch;  /* NULL: watches nothing */
 };
 
 struct listener {
@@ -242,8 +242,9 @@ static void client_read(struct client *c)
 		struct requester from = { c->number, 0, c->peer };
 		_cleanup_error_ struct error err = ERROR_INIT;
 
-		error_set(&err, r, r == -EMFILE ? "no room for the packet's file descriptors"
-						: "the packet cannot be understood");
+		error_set(&err, r,
+			  r == -EMFILE ? "no room for the packet's file descriptors"
+				       : "the packet cannot be understood");
 		server_reject(c->server, &from, ERROR_CODE(PROTOCOL), &err);
 		return;
 	}

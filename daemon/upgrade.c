@@ -42,30 +42,30 @@
 struct upgrade {
 	struct upgrade *next;
 	struct context *ctx;
-	struct vm *vm;             /* cannot be forgotten while vm->upgrade is set */
+	struct vm *vm; /* cannot be forgotten while vm->upgrade is set */
 	struct requester from;
-	WorkerStart *start;        /* the order as first given, the VM as it was */
+	WorkerStart *start; /* the order as first given, the VM as it was */
 	struct custody custody;
-	int source_pidfd;          /* stays ours when the source has ended */
+	int source_pidfd; /* stays ours when the source has ended */
 	struct worker_process *worker;
 	uint64_t next_worker_mode; /* enum WorkerMode of the worker that runs or comes next */
-	sd_event_source *later;    /* a recovery that waits: for time, or for a past worker */
-	int past_worker;           /* pidfd of a worker of the daemon before us */
+	sd_event_source *later;	   /* a recovery that waits: for time, or for a past worker */
+	int past_worker;	   /* pidfd of a worker of the daemon before us */
 	sd_event_source *past_limit;
 	unsigned tries;
-	bool begun;                /* INTENT is in the journal */
+	bool begun; /* INTENT is in the journal */
 	bool committed;
 	bool aborted;
 	Phase phase;
 	Phase failed_phase;
-	char *failure;             /* why there is a recovery */
-	uint64_t began_us;         /* CLOCK_MONOTONIC */
-	uint64_t started_at_us;    /* CLOCK_REALTIME */
+	char *failure;			  /* why there is a recovery */
+	uint64_t began_us;		  /* CLOCK_MONOTONIC */
+	uint64_t started_at_us;		  /* CLOCK_REALTIME */
 	Upgraded__V1__PhaseTime **phases; /* as seen from here, for when the worker's are lost */
 	size_t n_phases;
 	Report *report;
-	Report *spare;             /* so that there is always one to end with */
-	Vm *found;                 /* the VM as the worker left it */
+	Report *spare; /* so that there is always one to end with */
+	Vm *found;     /* the VM as the worker left it */
 };
 
 static uint64_t clock_us(clockid_t clock)
@@ -253,8 +253,9 @@ static void upgrade_end(struct upgrade *u)
 
 	fill_report(u);
 	update_vm(u);
-	log_vm(r->outcome == OUTCOME(LOST) ? LOG_CRIT
-	       : r->outcome == OUTCOME(COMMITTED) ? LOG_NOTICE : LOG_WARNING,
+	log_vm(r->outcome == OUTCOME(LOST)	  ? LOG_CRIT
+	       : r->outcome == OUTCOME(COMMITTED) ? LOG_NOTICE
+						  : LOG_WARNING,
 	       vm->pb->name, r->upgrade_id,
 	       "upgrade %" PRIu64 " to %s %s: %s%s%s (%" PRIu64 " ms, blackout %" PRIu64 " ms)",
 	       r->upgrade_id, r->target_binary, r->target_version, outcome_text(r),
@@ -353,8 +354,7 @@ static int on_custody(struct upgrade *u, const Envelope *env, struct scm_fds *fd
 
 	r = custody_put(&u->custody, put, env->batches_left > 0, fds, &err);
 	if (r >= 0 && !strcmp(put->name, "target") &&
-	    (!put->target || put->target->pid <= 0 ||
-	     !custody_find(&u->custody, "target") ||
+	    (!put->target || put->target->pid <= 0 || !custody_find(&u->custody, "target") ||
 	     custody_find(&u->custody, "target")->n_fds < 1))
 		r = error_set(&err, -EINVAL, "a target is put with its process and its pidfd");
 	if (r >= 0 && env->batches_left)
@@ -529,8 +529,10 @@ static int on_recovery(sd_event_source *s, uint64_t usec, void *userdata)
 	if (u->committed && custody_find(&u->custody, "target"))
 		manager_of(u->vm)->commit(u->ctx, u->vm, u->start->vm->process->pid,
 					  custody_find(&u->custody, "target")->put->target->pid);
-	r = run_worker(u, u->committed ? UPGRADED__V1__WORKER_MODE__WORKER_FORWARD
-				       : UPGRADED__V1__WORKER_MODE__WORKER_ROLLBACK, &err);
+	r = run_worker(u,
+		       u->committed ? UPGRADED__V1__WORKER_MODE__WORKER_FORWARD
+				    : UPGRADED__V1__WORKER_MODE__WORKER_ROLLBACK,
+		       &err);
 	if (r < 0)
 		recover(u, err.text ?: "out of memory");
 	return 0;
@@ -561,7 +563,8 @@ static void recover(struct upgrade *u, const char *why)
 		     u->failure ?: why, u->tries, u->committed ? "finish" : "undo",
 		     u->start->vm->process->pid,
 		     custody_find(&u->custody, "target")
-			     ? custody_find(&u->custody, "target")->put->target->pid : 0) < 0)
+			     ? custody_find(&u->custody, "target")->put->target->pid
+			     : 0) < 0)
 		text = NULL;
 	free(u->failure);
 	u->failure = NULL; /* the whole story is in the report's error now */
@@ -656,9 +659,8 @@ static void reply_started(struct upgrade *u)
 	server_reply(u->ctx->server, &u->from, &env);
 }
 
-int upgrade_request(struct context *ctx, struct vm *vm,
-		    const Upgraded__V1__UpgradeRequest *request, const struct requester *from,
-		    struct error *err)
+int upgrade_request(struct context *ctx, struct vm *vm, const Upgraded__V1__UpgradeRequest *request,
+		    const struct requester *from, struct error *err)
 {
 	_cleanup_(upgrade_freep) struct upgrade *u = NULL;
 	struct upgrade *queued;
@@ -693,7 +695,8 @@ int upgrade_request(struct context *ctx, struct vm *vm,
 int upgrade_abort(struct upgrade *u, struct error *err)
 {
 	if (u->committed) {
-		error_set(err, -EALREADY, "upgrade %" PRIu64 " of %s is committed: there is no way back",
+		error_set(err, -EALREADY,
+			  "upgrade %" PRIu64 " of %s is committed: there is no way back",
 			  u->start->upgrade_id, u->vm->pb->name);
 		return -EALREADY;
 	}

@@ -75,7 +75,8 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 	case OPT_MAX_RUNNING:
 		o->max_running = strtoul(arg, &end, 10);
 		if (*end || !o->max_running || o->max_running > 1000)
-			argp_error(state, "--max-running takes a number from 1 to 1000, not %s", arg);
+			argp_error(state, "--max-running takes a number from 1 to 1000, not %s",
+				   arg);
 		return 0;
 	default:
 		return ARGP_ERR_UNKNOWN;
@@ -84,7 +85,8 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 
 static int absolute(const char *what, const char *path, struct error *err)
 {
-	return path[0] == '/' ? 0 : error_set(err, -EINVAL, "%s %s is no absolute path", what, path);
+	return path[0] == '/' ? 0
+			      : error_set(err, -EINVAL, "%s %s is no absolute path", what, path);
 }
 
 static int make_dir(const char *path, mode_t mode, struct error *err)
@@ -236,7 +238,8 @@ static int on_signal(sd_event_source *s, const struct signalfd_siginfo *si, void
 	struct context *ctx = userdata;
 
 	sd_notify(0, "STOPPING=1");
-	log_line(LOG_INFO, "stops%s", ctx->upgrades ? "; the workers of running upgrades go on" : "");
+	log_line(LOG_INFO, "stops%s",
+		 ctx->upgrades ? "; the workers of running upgrades go on" : "");
 	server_stop_listening(ctx->server);
 	return sd_event_exit(ctx->event, 0);
 }
@@ -334,7 +337,8 @@ int main(int argc, char **argv)
 	static const struct argp argp = {
 		.options = option_table,
 		.parser = parse_option,
-		.doc = "Replaces the VMM process under running VMs of this host. Started by systemd; "
+		.doc = "Replaces the VMM process under running VMs of this host. Started by "
+		       "systemd; "
 		       "operators use upgradectl(1).",
 	};
 	struct context ctx = {

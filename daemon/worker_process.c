@@ -39,7 +39,7 @@ struct worker_process {
 	sd_event_source *io;
 	sd_event_source *child;
 	sd_event_source *silence;
-	bool last_words;         /* silence now means "should have ended" */
+	bool last_words; /* silence now means "should have ended" */
 };
 
 static void kill_worker(struct worker_process *w, const char *why)
@@ -92,8 +92,8 @@ static int on_child(sd_event_source *s, const siginfo_t *si, void *userdata)
 
 	while (w->io && deliver(w) > 0)
 		;
-	snprintf(how, sizeof(how), si->si_code == CLD_EXITED ? "ended with status %d"
-							      : "was killed by signal %d",
+	snprintf(how, sizeof(how),
+		 si->si_code == CLD_EXITED ? "ended with status %d" : "was killed by signal %d",
 		 si->si_status);
 	w->order.ops->ended(how, w->order.userdata);
 	return 0;
@@ -152,8 +152,10 @@ static int spawn(const char *program, int sock, pid_t *ret_pid)
 	r = r ?: posix_spawnattr_setsigdefault(&attr, &all);
 	/* A ^C in the foreground is for the daemon; the worker then sees it go. */
 	r = r ?: posix_spawnattr_setpgroup(&attr, 0);
-	r = r ?: posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF |
-							 POSIX_SPAWN_SETPGROUP);
+	r = r
+		    ?: posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGMASK |
+							       POSIX_SPAWN_SETSIGDEF |
+							       POSIX_SPAWN_SETPGROUP);
 	r = r ?: posix_spawn(ret_pid, program, &files, &attr, argv, env);
 	posix_spawn_file_actions_destroy(&files);
 	posix_spawnattr_destroy(&attr);

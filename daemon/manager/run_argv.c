@@ -14,7 +14,7 @@
 #include <stdbool.h>
 #include <string.h>
 
-#define RAM_ID "upgraded-ram"
+#define RAM_ID	    "upgraded-ram"
 #define RAM_DEFAULT "128M" /* QEMU's, without -m */
 
 struct line {
@@ -23,15 +23,14 @@ struct line {
 };
 
 struct seen {
-	size_t machine;      /* index of the last -machine's value in the result, 0: none */
-	const char *memory;  /* value of the last -m */
+	size_t machine;	    /* index of the last -machine's value in the result, 0: none */
+	const char *memory; /* value of the last -m */
 	bool name;
 	bool own_backend;
 	bool aux_ram_share;
 };
 
-__attribute__((format(printf, 2, 3)))
-static int add(struct line *l, const char *fmt, ...)
+__attribute__((format(printf, 2, 3))) static int add(struct line *l, const char *fmt, ...)
 {
 	char **v = reallocarray(l->v, l->n + 2, sizeof(*v));
 	va_list ap;
@@ -85,8 +84,10 @@ static int look(struct seen *seen, const char *option, const char *value, size_t
 		seen->own_backend = true;
 	else if (is_option(option, "mem-path")) {
 		error_set(err, -EINVAL, "-mem-path memory is private to one process");
-		error_hint(err, "use -object memory-backend-file,id=ram,share=on,mem-path=%s,size=... "
-				"with -machine memory-backend=ram", value);
+		error_hint(err,
+			   "use -object memory-backend-file,id=ram,share=on,mem-path=%s,size=... "
+			   "with -machine memory-backend=ram",
+			   value);
 		return -EINVAL;
 	} else if (is_option(option, "machine") || is_option(option, "M")) {
 		seen->machine = value_at;
@@ -115,9 +116,11 @@ static int add_memory(struct line *l, struct line *notes, const struct seen *see
 	int r;
 
 	if (seen->own_backend)
-		return add(notes, "the command line has its own memory backend, which is left as it is");
-	r = seen->memory ? memory_size(seen->memory, &size)
-			 : (size = strdup(RAM_DEFAULT)) ? 0 : -ENOMEM;
+		return add(notes,
+			   "the command line has its own memory backend, which is left as it is");
+	r = seen->memory		   ? memory_size(seen->memory, &size)
+	    : (size = strdup(RAM_DEFAULT)) ? 0
+					   : -ENOMEM;
 	if (r >= 0)
 		r = add(l, "-object");
 	if (r >= 0)
@@ -157,13 +160,15 @@ int run_argv_make(char **argv, size_t n, const char *name, const char *qmp, char
 	int r = 0;
 
 	if (!n || argv[0][0] != '/') {
-		error_set(err, -EINVAL, "the command line must begin with the absolute path of a QEMU");
+		error_set(err, -EINVAL,
+			  "the command line must begin with the absolute path of a QEMU");
 		error_hint(err, "upgradectl run %s -- /usr/bin/qemu-system-x86_64 -m 1G ...", name);
 		return -EINVAL;
 	}
 	for (size_t i = 0; i < n && r >= 0; i++) {
 		if (i && is_option(argv[i], "daemonize")) {
-			r = add(&notes, "-daemonize is left out: systemd keeps the VM in the background");
+			r = add(&notes,
+				"-daemonize is left out: systemd keeps the VM in the background");
 			continue;
 		}
 		r = add(&l, "%s", argv[i]);

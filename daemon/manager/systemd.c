@@ -32,11 +32,11 @@
 #include <systemd/sd-bus.h>
 #include <time.h>
 
-#define DESTINATION "org.freedesktop.systemd1"
-#define MANAGER_PATH "/org/freedesktop/systemd1"
-#define MANAGER_INTERFACE "org.freedesktop.systemd1.Manager"
-#define PRIVATE_BUS "unix:path=/run/systemd/private"
-#define RESTART_TRIES 120
+#define DESTINATION	    "org.freedesktop.systemd1"
+#define MANAGER_PATH	    "/org/freedesktop/systemd1"
+#define MANAGER_INTERFACE   "org.freedesktop.systemd1.Manager"
+#define PRIVATE_BUS	    "unix:path=/run/systemd/private"
+#define RESTART_TRIES	    120
 #define RESTART_INTERVAL_US (1 * 1000000ULL)
 
 struct systemd {
@@ -52,10 +52,10 @@ struct run {
 	struct requester from; /* client 0: nobody asked */
 	char *name;
 	char *unit;
-	char *path;            /* of the unit's object */
+	char *path; /* of the unit's object */
 	char *qmp;
-	char *job;             /* NULL: not known yet, or a restart */
-	unsigned tries;        /* left, of a restart */
+	char *job;	/* NULL: not known yet, or a restart */
+	unsigned tries; /* left, of a restart */
 	sd_bus_slot *call;
 	sd_event_source *timer;
 };
@@ -222,7 +222,8 @@ static int on_job_removed(sd_bus_message *m, void *userdata, sd_bus_error *unuse
 		if (strcmp(result, "done") != 0)
 			error_set(&err, -EIO, "%s did not start (%s)", run->unit, result);
 		else if (ask_main_pid(run) < 0)
-			error_set(&err, -EIO, "systemd cannot be asked for the process of %s", run->unit);
+			error_set(&err, -EIO, "systemd cannot be asked for the process of %s",
+				  run->unit);
 		if (err.code)
 			run_fail(run, &err);
 		return 0;
@@ -261,13 +262,15 @@ static int connect_bus(struct systemd *s, struct error *err)
 	if (r >= 0)
 		r = sd_bus_attach_event(bus, s->ctx->event, SD_EVENT_PRIORITY_NORMAL);
 	if (r >= 0)
-		r = sd_bus_match_signal_async(bus, NULL, DESTINATION, MANAGER_PATH, MANAGER_INTERFACE,
-					      "JobRemoved", on_job_removed, NULL, s);
+		r = sd_bus_match_signal_async(bus, NULL, DESTINATION, MANAGER_PATH,
+					      MANAGER_INTERFACE, "JobRemoved", on_job_removed, NULL,
+					      s);
 	if (r >= 0)
-		r = sd_bus_call_method_async(bus, NULL, DESTINATION, MANAGER_PATH, MANAGER_INTERFACE,
-					     "Subscribe", NULL, NULL, "");
+		r = sd_bus_call_method_async(bus, NULL, DESTINATION, MANAGER_PATH,
+					     MANAGER_INTERFACE, "Subscribe", NULL, NULL, "");
 	if (r < 0) {
-		error_set(err, -EOPNOTSUPP, "systemd cannot be reached over D-Bus: %s", strerror(-r));
+		error_set(err, -EOPNOTSUPP, "systemd cannot be reached over D-Bus: %s",
+			  strerror(-r));
 		error_hint(err, "start the QEMU yourself and upgradectl adopt it");
 		return -EOPNOTSUPP;
 	}
@@ -295,7 +298,8 @@ static int write_argv(const char *runtime_dir, const char *name, char **argv, st
 	int r = 0;
 
 	if (asprintf(&dir, "%s/vms-argv", runtime_dir) < 0 ||
-	    asprintf(&path, "%s/%s", dir, name) < 0 || asprintf(&fresh, "%s/.new-%s", dir, name) < 0)
+	    asprintf(&path, "%s/%s", dir, name) < 0 ||
+	    asprintf(&fresh, "%s/.new-%s", dir, name) < 0)
 		return error_set(err, -ENOMEM, "out of memory");
 	if (mkdir(dir, 0700) < 0 && errno != EEXIST)
 		return error_errno(err, -errno, "cannot make %s", dir);
@@ -359,7 +363,8 @@ int systemd_run(struct systemd *s, const struct requester *from,
 		return r;
 	if (run_new(s, request->name, &run) < 0)
 		return error_set(err, -ENOMEM, "out of memory");
-	r = run_argv_make(request->argv, request->n_argv, request->name, run->qmp, &argv, &notes, err);
+	r = run_argv_make(request->argv, request->n_argv, request->name, run->qmp, &argv, &notes,
+			  err);
 	if (r < 0)
 		return r;
 	r = connect_bus(s, err);
@@ -389,7 +394,8 @@ static int systemd_begin(struct context *ctx, struct vm *vm, struct error *err)
 
 	/* After COMMIT it would be too late to find out. */
 	if (r < 0) {
-		error_errno(err, r, "systemd cannot be told of a new main process of %s", vm->pb->unit);
+		error_errno(err, r, "systemd cannot be told of a new main process of %s",
+			    vm->pb->unit);
 		error_hint(err, "upgraded must run as root, on the host that systemd manages");
 	}
 	return r;
@@ -430,8 +436,8 @@ static void systemd_gone(struct context *ctx, struct vm *vm)
 	if (run_new(s, vm->pb->name, &run) < 0)
 		return;
 	run->tries = RESTART_TRIES;
-	if (sd_event_add_time_relative(ctx->event, &run->timer, CLOCK_MONOTONIC, RESTART_INTERVAL_US,
-				       0, on_timer, run) < 0)
+	if (sd_event_add_time_relative(ctx->event, &run->timer, CLOCK_MONOTONIC,
+				       RESTART_INTERVAL_US, 0, on_timer, run) < 0)
 		return;
 	run->next = s->runs;
 	s->runs = TAKE_PTR(run);

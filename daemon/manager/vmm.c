@@ -24,8 +24,8 @@
 #include <sys/un.h>
 #include <sys/wait.h>
 
-#define ARGV_BYTES_MAX (1024 * 1024)
-#define READY_TRIES 600
+#define ARGV_BYTES_MAX	  (1024 * 1024)
+#define READY_TRIES	  600
 #define READY_INTERVAL_MS 100
 
 /* The vector points into *ret_data. */
@@ -70,8 +70,8 @@ static bool monitor_answers(const char *path)
 	if (fd < 0 || strlen(path) >= sizeof(addr.sun_path))
 		return false;
 	strcpy(addr.sun_path, path);
-	return connect(fd, (struct sockaddr *)&addr, sizeof(addr)) == 0 &&
-	       poll(&p, 1, 5000) == 1 && read(fd, greeting, sizeof(greeting)) > 0;
+	return connect(fd, (struct sockaddr *)&addr, sizeof(addr)) == 0 && poll(&p, 1, 5000) == 1 &&
+	       read(fd, greeting, sizeof(greeting)) > 0;
 }
 
 static void announce(pid_t vmm, int pidfd, const char *qmp)
@@ -121,8 +121,9 @@ int main(int argc, char **argv)
 		return EXIT_FAILURE;
 	r = read_argv(file, &data, &vmm_argv);
 	if (r < 0) {
-		fprintf(stderr, "upgraded-vmm: no command line for %s in %s: %s\n"
-				"upgraded-vmm: start it with: upgradectl run %s -- QEMU ARGS\n",
+		fprintf(stderr,
+			"upgraded-vmm: no command line for %s in %s: %s\n"
+			"upgraded-vmm: start it with: upgradectl run %s -- QEMU ARGS\n",
 			argv[1], file, strerror(-r), argv[1]);
 		return EXIT_FAILURE;
 	}

@@ -158,8 +158,8 @@ static void name_of_a_live_vm_is_taken_one_of_a_dead_vm_is_free(void **state)
 
 static void names_that_lead_elsewhere_are_refused(void **state)
 {
-	static const char *const bad[] = { "", ".", "..", ".a", "a/b", "../a", "a b", "a\n", "\xc3\xa4",
-					   "%n", "@" };
+	static const char *const bad[] = { "",	  ".",	 "..",	     ".a", "a/b", "../a",
+					   "a b", "a\n", "\xc3\xa4", "%n", "@" };
 	char longest[66];
 
 	for (size_t i = 0; i < ARRAY_SIZE(bad); i++)

@@ -13,28 +13,30 @@
 
 #include <string.h>
 
-#define QMP " -qmp unix:/q,server=on,wait=off"
+#define QMP	  " -qmp unix:/q,server=on,wait=off"
 #define RAM(size) " -object memory-backend-memfd,id=upgraded-ram,size=" size ",share=on"
 
 static const struct {
 	const char *in, *out;
 } golden[] = {
-	{ "/q -m 1G",
-	  "/q -m 1G -machine aux-ram-share=on,memory-backend=upgraded-ram" RAM("1G") " -name guest=vm" QMP },
+	{ "/q -m 1G", "/q -m 1G -machine aux-ram-share=on,memory-backend=upgraded-ram" RAM(
+			      "1G") " -name guest=vm" QMP },
 	{ "/q -machine q35,accel=kvm -m 512",
-	  "/q -machine q35,accel=kvm,aux-ram-share=on,memory-backend=upgraded-ram -m 512" RAM("512M")
-	  " -name guest=vm" QMP },
+	  "/q -machine q35,accel=kvm,aux-ram-share=on,memory-backend=upgraded-ram -m 512" RAM(
+		  "512M") " -name guest=vm" QMP },
 	{ "/q -M pc -m size=2G,slots=2,maxmem=8G -name web",
-	  "/q -M pc,aux-ram-share=on,memory-backend=upgraded-ram -m size=2G,slots=2,maxmem=8G -name web"
-	  RAM("2G") QMP },
+	  "/q -M pc,aux-ram-share=on,memory-backend=upgraded-ram -m size=2G,slots=2,maxmem=8G "
+	  "-name web" RAM("2G") QMP },
 	{ "/q -m slots=2,maxmem=8G,size=768",
-	  "/q -m slots=2,maxmem=8G,size=768 -machine aux-ram-share=on,memory-backend=upgraded-ram"
-	  RAM("768M") " -name guest=vm" QMP },
-	{ "/q", "/q -machine aux-ram-share=on,memory-backend=upgraded-ram" RAM("128M") " -name guest=vm" QMP },
+	  "/q -m slots=2,maxmem=8G,size=768 -machine "
+	  "aux-ram-share=on,memory-backend=upgraded-ram" RAM("768M") " -name guest=vm" QMP },
+	{ "/q", "/q -machine aux-ram-share=on,memory-backend=upgraded-ram" RAM(
+			"128M") " -name guest=vm" QMP },
 	{ "/q --daemonize -nographic",
-	  "/q -nographic -machine aux-ram-share=on,memory-backend=upgraded-ram" RAM("128M")
-	  " -name guest=vm" QMP },
-	{ "/q -object memory-backend-file,id=r,size=1G,share=on,mem-path=/dev/shm -machine q35,memory-backend=r",
+	  "/q -nographic -machine aux-ram-share=on,memory-backend=upgraded-ram" RAM(
+		  "128M") " -name guest=vm" QMP },
+	{ "/q -object memory-backend-file,id=r,size=1G,share=on,mem-path=/dev/shm -machine "
+	  "q35,memory-backend=r",
 	  "/q -object memory-backend-file,id=r,size=1G,share=on,mem-path=/dev/shm "
 	  "-machine q35,memory-backend=r,aux-ram-share=on -name guest=vm" QMP },
 	{ "/q -m 1G -numa node,memdev=r -machine q35,aux-ram-share=on",

@@ -13,7 +13,7 @@ struct options {
 	const char *state_dir;
 	const char *worker;
 	const char *group;
-	size_t max_running;      /* upgrades and checks at once */
+	size_t max_running; /* upgrades and checks at once */
 };
 
 struct context {
@@ -24,9 +24,9 @@ struct context {
 	struct history *history;
 	struct server *server;
 	struct upgrade *upgrades; /* waiting and under way, oldest first */
-	struct check *checks;     /* likewise */
+	struct check *checks;	  /* likewise */
 	struct systemd *systemd;  /* manager/systemd.c */
-	uint64_t next_id;         /* of upgrades */
+	uint64_t next_id;	  /* of upgrades */
 };
 
 #endif

@@ -9,16 +9,16 @@
 
 #include <stdbool.h>
 
-#define CUSTODY_FDS_MAX 4096
+#define CUSTODY_FDS_MAX	  4096
 #define CUSTODY_BYTES_MAX (64 * 1024 * 1024)
 
 struct custody_item {
-	CustodyPut *put;   /* all but the payload */
+	CustodyPut *put; /* all but the payload */
 	uint8_t *payload;
 	size_t len;
 	int *fds;
 	size_t n_fds;
-	bool open;         /* more packets of it follow */
+	bool open; /* more packets of it follow */
 };
 
 /* Of one upgrade. */

@@ -23,9 +23,9 @@ typedef Upgraded__V1__ErrorCode ErrorCode;
 typedef Upgraded__V1__Phase Phase;
 
 #define ERROR_CODE(x) UPGRADED__V1__ERROR_CODE__ERROR_##x
-#define PHASE(x) UPGRADED__V1__PHASE__PHASE_##x
-#define OUTCOME(x) UPGRADED__V1__OUTCOME__OUTCOME_##x
-#define BODY(x) UPGRADED__V1__ENVELOPE__BODY_##x
+#define PHASE(x)      UPGRADED__V1__PHASE__PHASE_##x
+#define OUTCOME(x)    UPGRADED__V1__OUTCOME__OUTCOME_##x
+#define BODY(x)	      UPGRADED__V1__ENVELOPE__BODY_##x
 
 /* An empty message on the heap, or NULL. */
 void *message_new(const ProtobufCMessageDescriptor *type);

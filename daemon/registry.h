@@ -16,11 +16,11 @@ struct upgrade;
 struct vm {
 	struct vm *next;
 	struct registry *registry;
-	Vm *pb;                  /* what is saved; the fields of the moment are zero in it */
-	int pidfd;               /* -EBADF: the process is gone */
+	Vm *pb;	   /* what is saved; the fields of the moment are zero in it */
+	int pidfd; /* -EBADF: the process is gone */
 	sd_event_source *exit;
 	struct upgrade *upgrade; /* the one waiting or under way, borrowed */
-	bool working;            /* a worker talks to its monitor */
+	bool working;		 /* a worker talks to its monitor */
 };
 
 /* The process of @vm ended, by no upgrade of ours. */

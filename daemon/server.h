@@ -20,7 +20,7 @@ enum server_socket { SOCKET_CONTROL, SOCKET_VMM };
  */
 struct requester {
 	uint64_t client; /* 0: nobody */
-	uint64_t id;     /* of the request's Envelope */
+	uint64_t id;	 /* of the request's Envelope */
 	struct peer peer;
 };
 

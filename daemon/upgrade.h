@@ -21,9 +21,8 @@ static inline uint64_t worker_silence_us(uint64_t phase_timeout_us)
 struct upgrade;
 
 /* Queues one. The answer, the events and the report go to @from. */
-int upgrade_request(struct context *ctx, struct vm *vm,
-		    const Upgraded__V1__UpgradeRequest *request, const struct requester *from,
-		    struct error *err);
+int upgrade_request(struct context *ctx, struct vm *vm, const Upgraded__V1__UpgradeRequest *request,
+		    const struct requester *from, struct error *err);
 
 /* Asks for a rollback. -EALREADY: it is committed. */
 int upgrade_abort(struct upgrade *u, struct error *err);
@@ -34,7 +33,7 @@ bool upgrade_start_next(struct context *ctx);
 /* What the journal says of an upgrade that has no END. */
 struct unfinished {
 	WorkerStart *start;
-	CustodyPut *target;   /* NULL: none was started */
+	CustodyPut *target; /* NULL: none was started */
 	Phase phase;
 	bool committed;
 	uint64_t at_us;

@@ -16,7 +16,7 @@ struct process_facts {
 	uint64_t since_us;   /* the same as CLOCK_REALTIME */
 	uid_t uid;
 	gid_t gid;
-	char *binary;        /* "(deleted)" cut off */
+	char *binary; /* "(deleted)" cut off */
 	char **argv;
 };
 

@@ -21,10 +21,10 @@ struct worker_ops {
 
 struct worker_order {
 	const char *program;
-	WorkerStart *start;      /* borrowed */
-	int source_pidfd;        /* borrowed */
-	int target_pidfd;        /* borrowed; -EBADF: none */
-	uint64_t silence_us;     /* it is killed after saying nothing for so long */
+	WorkerStart *start;  /* borrowed */
+	int source_pidfd;    /* borrowed */
+	int target_pidfd;    /* borrowed; -EBADF: none */
+	uint64_t silence_us; /* it is killed after saying nothing for so long */
 	const struct worker_ops *ops;
 	void *userdata;
 };

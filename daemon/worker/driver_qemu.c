@@ -57,7 +57,7 @@ struct qemu {
 	char *target_cpr, *target_main; /* where the target listens */
 	int cpr_listener, main_listener;
 	int cpr_held;    /* the source's cpr connection: closing it is the freeze */
-	int main_target; /* connected before the freeze */
+	int main_target;
 	int spool;       /* memfd with the device state */
 };
 
@@ -331,14 +331,6 @@ static int build_target(struct upgrade *u, struct qemu *q, const struct cpr_stat
 	r = channel_wait_hup(&u->wait, cpr, err);
 	if (r < 0)
 		return r;
-	/* Connected now, so that the blackout does not wait for an accept(). */
-	u->wait.what = "the target's main channel";
-	r = channel_connect(&u->wait, q->target_main, &q->main_target, err);
-	if (r < 0)
-		return r;
-	r = fcntl(q->main_target, F_SETFL, O_NONBLOCK);
-	if (r < 0)
-		return error_errno(err, -errno, "the target's main channel");
 	u->wait.what = "the target's monitor";
 	r = qmp_connect(q->plan->qmp, "the target", &u->wait, &q->target_qmp, err);
 	if (r < 0)
@@ -505,6 +497,17 @@ static int freeze(struct upgrade *u, struct error *err)
 	struct qemu *q = u->vmm;
 	int r;
 
+	/*
+	 * Before the source stops, but not earlier: from its accept() on the
+	 * target's main loop stands still until the first byte.
+	 */
+	u->wait.what = "the target's main channel";
+	r = channel_connect(&u->wait, q->target_main, &q->main_target, err);
+	if (r < 0)
+		return explain_target(u, r, err);
+	r = fcntl(q->main_target, F_SETFL, O_NONBLOCK);
+	if (r < 0)
+		return error_errno(err, -errno, "the target's main channel");
 	closep(&q->cpr_held);
 	r = accept_main(u, q, &main_source, err);
 	if (r < 0)

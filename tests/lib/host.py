@@ -121,13 +121,22 @@ class Guest:
                 "-device", "e1000e,netdev=net0",
                 "-device", "isa-serial,chardev=report"]
 
-    def start(self, binary, ready=90):
-        self.prepare()
-        self.started = True
-        subprocess.run([UPGRADECTL, "run", self.name, "--", binary] + self.arguments(), check=True,
-                       stdout=subprocess.DEVNULL)
-        self.wait_ready(ready)
-        return self
+    def start(self, binary, ready=60, tries=3):
+        """Under emulation a guest with two processors sometimes hangs while it boots: try again, and say so."""
+        for left in reversed(range(tries)):
+            self.prepare()
+            self.started = True
+            subprocess.run([UPGRADECTL, "run", self.name, "--", binary] + self.arguments(), check=True,
+                           stdout=subprocess.DEVNULL)
+            try:
+                self.wait_ready(ready)
+                return self
+            except RuntimeError as hung:
+                if not left:
+                    raise
+                tell(f"  {self.name} did not boot, starting it again: {str(hung)[:200]}")
+                self.stop()
+                self.dir.mkdir()
 
     def wait_ready(self, seconds=90):
         r = subprocess.run([TOOLS / "loadwatch", "--ctl", self.dir / "watch", "wait-ready", str(seconds)],

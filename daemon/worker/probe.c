@@ -3,8 +3,9 @@
  * What the target binary can do, asked of the binary itself before anything of
  * the guest is touched. It is started once without a machine, as the source's
  * user in the source's namespaces, because only there it is certain that it
- * can be executed and finds its modules and /dev/kvm. Called for every check
- * and every upgrade.
+ * can be executed and finds its modules and /dev/kvm. Where the source's virtio
+ * rings give reason to, it is started once more with the source's machine type
+ * and one virtio device. Called for every check and every upgrade.
  *
  * All that does not fit becomes findings, as many as can be found in one go; an
  * error is only what keeps the worker from asking. Owns the process until it
@@ -17,8 +18,10 @@
 #include "cpu_pin.h"
 #include "qmp_query.h"
 #include "spawn.h"
+#include "virtio_rings.h"
 
 #include <fcntl.h>
+#include <inttypes.h>
 #include <string.h>
 #include <sys/socket.h>
 
@@ -36,6 +39,7 @@ struct probe {
 	int pidfd;
 	int stderr_fd;
 	bool no_exec;
+	bool has_machine; /* it knows the source's machine type */
 };
 
 static void probe_end(struct probe *p)
@@ -116,14 +120,16 @@ static int no_answer(struct probe *p, int code, const struct error *why)
 			    *line ? ": " : " and did not say why", line);
 }
 
-static int start(struct probe *p, int source_pidfd, int *ret_monitor, struct error *err)
+/* @device: a -device, NULL for none. */
+static int start(struct probe *p, int source_pidfd, const char *machine_type, const char *device,
+		 int *ret_monitor, struct error *err)
 {
 	_cleanup_close_ int ours = -EBADF, theirs = -EBADF, stderr_end = -EBADF;
 	_cleanup_free_ char *machine = NULL;
 	int pair[2], ends[2];
 	pid_t pid;
 
-	if (asprintf(&machine, "none,accel=%s", p->source->accel) < 0) {
+	if (asprintf(&machine, "%s,accel=%s", machine_type, p->source->accel) < 0) {
 		machine = NULL;
 		return -ENOMEM;
 	}
@@ -142,7 +148,7 @@ static int start(struct probe *p, int source_pidfd, int *ret_monitor, struct err
 		.argv = (char *[]){ (char *)p->binary, (char *)"-S", (char *)"-nodefaults",
 				    (char *)"-no-user-config", (char *)"-display", (char *)"none",
 				    (char *)"-machine", machine, (char *)"-qmp", (char *)"stdio",
-				    NULL },
+				    device ? (char *)"-device" : NULL, (char *)device, NULL },
 		.stdio = { theirs, theirs, stderr_end },
 		.keep_cgroup = true,
 		.ret_no_exec = &p->no_exec,
@@ -190,6 +196,31 @@ static int check_cpr(struct probe *p, struct error *err)
 			    qmp_version(p->qmp));
 }
 
+/* -1, 0, 1: the release series (major.minor) of @a is older, the same, newer. */
+static int compare_series(const char *a, const char *b)
+{
+	unsigned x[2] = { 0 }, y[2] = { 0 };
+
+	/* What is no version compares as equal: nothing is known then. */
+	if (sscanf(a, "%u.%u", &x[0], &x[1]) != 2 || sscanf(b, "%u.%u", &y[0], &y[1]) != 2)
+		return 0;
+	if (x[0] != y[0])
+		return x[0] < y[0] ? -1 : 1;
+	return x[1] == y[1] ? 0 : x[1] < y[1] ? -1 : 1;
+}
+
+static int check_series(struct probe *p)
+{
+	if (compare_series(qmp_version(p->qmp), p->source->version) >= 0)
+		return 0;
+	return findings_add(p->findings, BLOCKER, "target.older", p->binary,
+			    "choose a target of the source's release series or of a newer one",
+			    "QEMU %s is older than the source, QEMU %s: what a QEMU hands to "
+			    "another process on the same host (its CPR state) is only understood "
+			    "by its own release series and newer ones",
+			    qmp_version(p->qmp), p->source->version);
+}
+
 /*
  * Of the machines with the same stem ("pc-q35-"), the newest; NULL: none.
  * strverscmp() knows that 10.0 is newer than 9.2.
@@ -208,7 +239,7 @@ static const char *newest_like(struct json_object *machines, const char *name)
 	return newest;
 }
 
-static int check_machine(struct probe *p, struct error *err)
+static int check_machine(struct probe *p, bool *ret_found, struct error *err)
 {
 	const char *want = p->source->machine;
 	struct json_object *v = NULL, *machines, *found = NULL;
@@ -226,6 +257,7 @@ static int check_machine(struct probe *p, struct error *err)
 		if (name && !strcmp(name, want))
 			found = m;
 	}
+	*ret_found = found;
 	near = newest_like(machines, want);
 	if (found && json_get_bool(found, "deprecated"))
 		r = findings_add(p->findings, WARNING, "target.machine-deprecated", want,
@@ -283,12 +315,74 @@ static int ask(struct probe *p, struct error *err)
 		return r;
 	r = check_cpr(p, err);
 	if (r >= 0)
-		r = check_machine(p, err);
+		r = check_series(p);
+	if (r >= 0)
+		r = check_machine(p, &p->has_machine, err);
 	if (r >= 0)
 		r = check_devices(p, err);
 	if (r >= 0)
 		r = cpu_pin_resolve(p->source, p->qmp, p->findings, err);
 	return r;
+}
+
+/* How large a ring does the target make for a queue that asks for a small one? */
+static int probe_ring(struct probe *p, int source_pidfd, struct waiter *w, int64_t *ret_size,
+		      struct error *err)
+{
+	__attribute__((cleanup(probe_end))) struct probe second = {
+		.binary = p->binary,
+		.source = p->source,
+		.pidfd = -EBADF,
+		.stderr_fd = -EBADF,
+	};
+	int monitor, r;
+
+	r = start(&second, source_pidfd, p->source->machine,
+		  virtio_rings_device(p->source->devices), &monitor, err);
+	if (r < 0)
+		return r;
+	r = qmp_open(monitor, monitor, "the target", w, &second.qmp, err);
+	return r < 0 ? r : virtio_rings_probed(second.qmp, ret_size, err);
+}
+
+static int check_rings(struct probe *p, int source_pidfd, struct waiter *w, struct error *err)
+{
+	const struct virtio_rings *rings = &p->source->rings;
+	_cleanup_error_ struct error why = ERROR_INIT;
+	_cleanup_free_ char *others = NULL;
+	int64_t size = 0;
+	int r;
+
+	if (!rings->n || !p->has_machine)
+		return 0;
+	r = probe_ring(p, source_pidfd, w, &size, &why);
+	/* As in probe(): then there is nobody to tell. */
+	if (r == -ECANCELED || r == -ESRCH || r == -ENOMEM) {
+		error_move(err, &why);
+		return r;
+	}
+	if (r < 0 || !size)
+		return findings_add(p->findings, WARNING, "target.virtio-ring", rings->device,
+				    "try the upgrade with another guest of this kind first",
+				    "whether QEMU %s takes rings of %" PRId64 " entries as the "
+				    "source's could not be found out%s%s",
+				    qmp_version(p->qmp), rings->size, r < 0 ? ": " : "",
+				    r < 0 ? why.text ?: "no answer" : "");
+	if (size >= rings->size)
+		return 0;
+	if (rings->n > 1 &&
+	    asprintf(&others, ", and so it is with %zu more of its devices", rings->n - 1) < 0) {
+		others = NULL;
+		return -ENOMEM;
+	}
+	return findings_add(p->findings, BLOCKER, "target.virtio-ring", rings->device,
+			    "choose a target that makes rings as the source does (another release "
+			    "of the same series), or restart the guest in the target; a guest "
+			    "with emulated devices instead of virtio could be upgraded",
+			    "QEMU %s gave queue %u of the guest's %s a ring of %" PRId64
+			    " entries, QEMU %s would make %" PRId64 " and refuse the state%s",
+			    p->source->version, rings->queue, rings->device, rings->size,
+			    qmp_version(p->qmp), rings->own, others ?: "");
 }
 
 /* Runs with a waiter of its own, whose deadline is the probe's. */
@@ -298,7 +392,7 @@ static int probe(struct probe *p, int source_pidfd, struct waiter *w, char **ret
 	_cleanup_error_ struct error why = ERROR_INIT;
 	int monitor, r;
 
-	r = start(p, source_pidfd, &monitor, &why);
+	r = start(p, source_pidfd, "none", NULL, &monitor, &why);
 	if (r < 0) {
 		int added = p->no_exec ? cannot_execute(p, r) : 1;
 
@@ -312,6 +406,8 @@ static int probe(struct probe *p, int source_pidfd, struct waiter *w, char **ret
 		*ret_version = strdup(qmp_version(p->qmp));
 		r = *ret_version ? ask(p, &why) : -ENOMEM;
 	}
+	if (r >= 0)
+		r = check_rings(p, source_pidfd, w, &why);
 	if (r >= 0)
 		return 0;
 	/* The worker itself is to stop, or has nothing to ask for any more. */

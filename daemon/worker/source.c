@@ -322,6 +322,8 @@ int source_read(pid_t pid, int pidfd, struct qmp *qmp, struct source **ret_sourc
 		r = read_devices(s, qmp, err);
 	if (r >= 0)
 		r = cpu_pin_read(s, qmp, err);
+	if (r >= 0)
+		r = virtio_rings_read(qmp, s->argv, &s->rings, err);
 	if (r < 0)
 		return error_errno(err, r, "cannot read what the source is");
 	*ret_source = TAKE_PTR(s);
@@ -353,6 +355,7 @@ void source_freep(struct source **sp)
 	for (size_t i = 0; i < s->n_fdsets; i++)
 		free(s->fdsets[i].opaque);
 	free(s->fdsets);
+	virtio_rings_clear(&s->rings);
 	free(s);
 }
 

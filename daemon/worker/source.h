@@ -5,6 +5,7 @@
 
 #include "argv_plan.h"
 #include "qmp.h"
+#include "virtio_rings.h"
 
 #include <sys/types.h>
 
@@ -32,6 +33,7 @@ struct source {
 	size_t n_fds;
 	struct source_fdset *fdsets;
 	size_t n_fdsets;
+	struct virtio_rings rings; /* larger ones than its devices ask for */
 };
 
 /* Fills all of it. *ret_source is freed with source_freep(). */

@@ -235,6 +235,90 @@ static void what_the_target_lacks_is_listed_whole(void **state)
 	stop(&vm);
 }
 
+/* The installed one in the role of the target; it makes rings one way or the other. */
+static void rings_that_the_target_does_not_make_are_a_blocker(void **state)
+{
+	const Finding *found;
+	int64_t size;
+	struct vm vm;
+
+	start(&vm, "qemu64", "on");
+	/* Its balloon was not told to be larger than others. */
+	assert_int_equal(virtio_rings_probed(vm.q, &size, &vm.err), 0);
+	assert_int_equal(vm.s->rings.n, size > 128);
+	probe(&vm, QEMU);
+	assert_null(find(&vm, "target.virtio-ring", NULL));
+
+	virtio_rings_clear(&vm.s->rings);
+	vm.s->rings = (struct virtio_rings){
+		.device = strdup("virtio-rng-device 'rng0'"),
+		.size = 1024,
+		.own = 8,
+		.n = 3,
+	};
+	findings_clear(&vm.f);
+	probe(&vm, QEMU);
+	found = find(&vm, "target.virtio-ring", NULL);
+	if (size > 128) {
+		assert_null(found);
+	} else {
+		expect(&vm, "target.virtio-ring", "virtio-rng-device 'rng0'",
+		       "queue 0 of the guest's virtio-rng-device 'rng0' a ring of 1024 entries");
+		expect(&vm, "target.virtio-ring", NULL, "would make 8");
+		expect(&vm, "target.virtio-ring", NULL, "with 2 more of its devices");
+		assert_int_equal(found->severity, UPGRADED__V1__SEVERITY__SEVERITY_BLOCKER);
+	}
+	/* A ring that it can take. */
+	vm.s->rings.size = 8;
+	vm.s->rings.own = 4;
+	findings_clear(&vm.f);
+	probe(&vm, QEMU);
+	assert_null(find(&vm, "target.virtio-ring", NULL));
+	/* Not to be found out: said, but no obstacle. */
+	free(vm.s->devices[1]);
+	vm.s->devices[1] = strdup("virtio-blk-ccw");
+	findings_clear(&vm.f);
+	probe(&vm, QEMU);
+	expect(&vm, "target.virtio-ring", NULL, "could not be found out");
+	assert_int_equal(find(&vm, "target.virtio-ring", NULL)->severity,
+			 UPGRADED__V1__SEVERITY__SEVERITY_WARNING);
+	stop(&vm);
+}
+
+static void a_target_older_than_the_source_is_a_blocker(void **state)
+{
+	static const struct {
+		const char *version;
+		bool older;
+	} cases[] = {
+		{ "99.0.0", true }, { "1.0.0", false }, { "unknown", false }, { NULL, false },
+	};
+	struct vm vm;
+
+	start(&vm, "qemu64", "on");
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		if (cases[i].version) {
+			free(vm.s->version);
+			vm.s->version = strdup(cases[i].version);
+		} else {
+			char *dot = strrchr(qmp_version(vm.q), '.');
+
+			/* A bug fix release less or more is no difference. */
+			free(vm.s->version);
+			assert_true(asprintf(&vm.s->version, "%.*s.999",
+					     (int)(dot - qmp_version(vm.q)),
+					     qmp_version(vm.q)) > 0);
+		}
+		findings_clear(&vm.f);
+		probe(&vm, QEMU);
+		if (cases[i].older)
+			expect(&vm, "target.older", QEMU, "is older than the source, QEMU 99.0.0");
+		else if (find(&vm, "target.older", NULL))
+			fail_msg("older than %s?", vm.s->version);
+	}
+	stop(&vm);
+}
+
 static void script(struct vm *vm, const char *name, const char *text, char *path, size_t size)
 {
 	int fd;
@@ -319,6 +403,8 @@ int main(void)
 		cmocka_unit_test(shared_memory_is_no_blocker),
 		cmocka_unit_test(the_same_binary_can_do_what_the_source_does),
 		cmocka_unit_test(what_the_target_lacks_is_listed_whole),
+		cmocka_unit_test(rings_that_the_target_does_not_make_are_a_blocker),
+		cmocka_unit_test(a_target_older_than_the_source_is_a_blocker),
 		cmocka_unit_test(wrong_targets_are_each_named),
 		cmocka_unit_test(qmp_socket_is_found_in_a_command_line),
 	};

@@ -174,6 +174,10 @@ static int write_all(struct waiter *w, int fd, const uint8_t *p, size_t len, con
 				return r;
 			continue;
 		}
+		if (n == -EPIPE || n == -ECONNRESET) {
+			error_set(err, (int)n, "the target refused %s", w->what);
+			return error_hint(err, "its own words are in the log of the VM");
+		}
 		if (n < 0)
 			return error_errno(err, (int)n, "the target does not take %s", w->what);
 		p += n;

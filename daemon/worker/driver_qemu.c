@@ -22,6 +22,7 @@
  */
 #include "argv_plan.h"
 #include "channel.h"
+#include "compare.h"
 #include "link.h"
 #include "probe.h"
 #include "process.h"
@@ -407,10 +408,8 @@ static int qmp_string(struct qmp *qmp, const char *command, struct json_object *
 
 static int verify(struct upgrade *u, struct error *err)
 {
-	_cleanup_free_ char *status = NULL, *machine = NULL, *memory = NULL;
-	struct json_object *args;
+	_cleanup_free_ char *status = NULL;
 	struct qemu *q = u->vmm;
-	size_t len;
 	int r;
 
 	r = qmp_string(q->target_qmp, "query-status", NULL, "status", &status, err);
@@ -418,27 +417,11 @@ static int verify(struct upgrade *u, struct error *err)
 		return explain_target(u, r, err);
 	if (strcmp(status, "inmigrate"))
 		findings_add(&u->findings, BLOCKER, "target.status", "query-status", NULL,
-			     "the target is \"%s\" where it should wait for the device state",
+			     "The target is \"%s\" where it should wait for the device state",
 			     status);
-	args = json_object_new_object();
-	json_object_object_add(args, "path", json_object_new_string("/machine"));
-	json_object_object_add(args, "property", json_object_new_string("type"));
-	r = qmp_string(q->target_qmp, "qom-get", args, NULL, &machine, err);
+	r = compare_machines(q->source_qmp, q->target_qmp, &u->findings, err);
 	if (r < 0)
 		return explain_target(u, r, err);
-	len = strlen(q->source->machine);
-	if (strncmp(machine, q->source->machine, len) || strcmp(machine + len, "-machine"))
-		findings_add(&u->findings, BLOCKER, "target.machine-type", "-machine", NULL,
-			     "the target built a %s, the source is a %s", machine,
-			     q->source->machine);
-	r = qmp_string(q->target_qmp, "query-memory-size-summary", NULL, "base-memory", &memory,
-		       err);
-	if (r < 0)
-		return explain_target(u, r, err);
-	if (strtoull(memory, NULL, 10) != q->source->memory)
-		findings_add(&u->findings, BLOCKER, "target.memory", "-m", NULL,
-			     "the target has %s bytes of memory, the source %llu", memory,
-			     (unsigned long long)q->source->memory);
 	free(u->target_version);
 	u->target_version = strdup(qmp_version(q->target_qmp));
 	return u->target_version ? 0 : -ENOMEM;

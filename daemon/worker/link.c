@@ -93,17 +93,52 @@ int link_put(struct waiter *w, Upgraded__V1__CustodyPut *put, const int *fds, si
 	return ask(w, &env, fds, n, "custody of state and fds", err);
 }
 
+/*
+ * Nothing but the answer ends this wait, no deadline and no death: once the
+ * request is out, the record may be written, and who does not know must
+ * neither go back nor forward. A daemon that hangs is ended by its watchdog,
+ * and then the socket does.
+ */
+static int wait_for_verdict(struct waiter *w, struct error *err)
+{
+	for (;;) {
+		_cleanup_scm_fds_ struct scm_fds none = SCM_FDS_INIT;
+		_cleanup_envelope_ Envelope *answer = NULL;
+		int r;
+
+		r = wire_wait(w->daemon, -1);
+		if (r == 0)
+			r = wire_recv(w->daemon, &answer, &none);
+		if (r == -EAGAIN)
+			continue;
+		if (r < 0) {
+			w->orphaned = true;
+			return error_set(err, -EOWNERDEAD,
+					 "the daemon died before it said whether COMMIT is written");
+		}
+		if (answer->body_case == UPGRADED__V1__ENVELOPE__BODY_ACK)
+			return 0;
+		if (answer->body_case == UPGRADED__V1__ENVELOPE__BODY_ERROR)
+			return error_set(err, -EIO, "%s", answer->error->text);
+		/* An abort that crossed the request on its way comes too late. */
+	}
+}
+
 int link_commit(struct waiter *w, struct error *err)
 {
 	Upgraded__V1__CommitRequest commit = UPGRADED__V1__COMMIT_REQUEST__INIT;
 	Envelope env = ENVELOPE_INIT;
+	int r;
 
-	/* An abort that has arrived by now still counts; one that crosses the request does not. */
 	if (w->aborted)
-		return error_set(err, -ECANCELED, "aborted");
+		return error_set(err, -ECANCELED, "the upgrade was aborted");
+	env.id = 1;
 	env.body_case = UPGRADED__V1__ENVELOPE__BODY_COMMIT;
 	env.commit = &commit;
-	return ask(w, &env, NULL, 0, "the COMMIT record", err);
+	r = wire_send(w->daemon, &env, NULL, 0);
+	if (r < 0)
+		return error_errno(err, r, "cannot ask the daemon for the COMMIT record");
+	return wait_for_verdict(w, err);
 }
 
 int link_done(struct waiter *w, Upgraded__V1__WorkerDone *done)

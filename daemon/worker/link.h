@@ -27,9 +27,10 @@ int link_put(struct waiter *w, Upgraded__V1__CustodyPut *put, const int *fds, si
 	     struct error *err);
 
 /*
- * Asks for the COMMIT record. 0: it is written, there is no way back, whatever
- * else happened meanwhile. Any error: it is not (or, with -EOWNERDEAD, the
- * daemon died before it answered and the journal must be asked).
+ * Asks for the COMMIT record, and waits for the answer however long it takes.
+ * 0: it is written, there is no way back, whatever else happened meanwhile.
+ * Any error: it is not (or, with -EOWNERDEAD, the daemon died before it
+ * answered and the journal must be asked).
  */
 int link_commit(struct waiter *w, struct error *err);
 

@@ -45,10 +45,8 @@ struct plan_input {
 
 /*
  * Duplicate @source of the source process to @target in the target process.
- * A tap shares its settings with the source, and QEMU resets them (the length
- * of the vnet header, the offloads) when it opens one: who starts the target
- * notes TUNGETVNETHDRSZ before, and sets it again as soon as the target has
- * its machine while the source still runs, and after a rollback.
+ * A tap shares its settings with the source, and QEMU resets them when it opens
+ * one: see tap.c.
  */
 struct plan_fd {
 	int source;

@@ -29,6 +29,7 @@
 #include "qmp.h"
 #include "source.h"
 #include "spawn.h"
+#include "tap.h"
 #include "upgrade.h"
 
 #include <ctype.h>
@@ -313,6 +314,34 @@ static int start_source(struct upgrade *u, struct qemu *q, struct cpr_state *ret
 	return channel_receive_cpr(&u->wait, q->cpr_held, ret_state, err);
 }
 
+/*
+ * As channel_wait_hup(), and keeps the taps usable for the source meanwhile:
+ * the target sets them to its own liking once for each network card.
+ */
+static int wait_for_machine(struct upgrade *u, int cpr, struct error *err)
+{
+	uint64_t deadline = u->wait.deadline_us;
+	int r;
+
+	for (;;) {
+		_cleanup_error_ struct error slice = ERROR_INIT;
+		uint64_t soon = u->plan->n_taps ? now_us() + 1000 : deadline;
+
+		u->wait.deadline_us = soon < deadline ? soon : deadline;
+		r = channel_wait_hup(&u->wait, cpr, &slice);
+		u->wait.deadline_us = deadline;
+		if (r < 0 && (r != -ETIMEDOUT || soon >= deadline)) {
+			error_move(err, &slice);
+			return r;
+		}
+		if (r == 0)
+			return 0;
+		r = taps_restore_headers(u->source_pidfd, u->plan, err);
+		if (r < 0)
+			return r;
+	}
+}
+
 /* The target takes the cpr state, builds its machine and opens its monitor. */
 static int build_target(struct upgrade *u, struct qemu *q, const struct cpr_state *state,
 			struct error *err)
@@ -329,7 +358,11 @@ static int build_target(struct upgrade *u, struct qemu *q, const struct cpr_stat
 	if (r < 0)
 		return r;
 	u->wait.what = "the target to build its machine";
-	r = channel_wait_hup(&u->wait, cpr, err);
+	r = wait_for_machine(u, cpr, err);
+	if (r < 0)
+		return r;
+	/* The machine stands: from here on the target leaves them alone until it loads. */
+	r = taps_restore(u->source_pidfd, u->plan, err);
 	if (r < 0)
 		return r;
 	u->wait.what = "the target's monitor";
@@ -365,6 +398,9 @@ static int prepare(struct upgrade *u, struct error *err)
 	if (q->spool < 0)
 		return error_errno(err, -errno, "no memory for the device state");
 	r = put_spool(u, q->spool, err);
+	if (r < 0)
+		return r;
+	r = taps_note(u->source_pidfd, q->plan->fds, q->plan->n_fds, &q->wire_plan, err);
 	if (r < 0)
 		return r;
 	r = start_target(u, q, err);
@@ -783,6 +819,13 @@ static int undo(struct upgrade *u, struct error *err)
 	closep(&q->cpr_listener);
 	closep(&q->cpr_held);
 	closep(&q->main_target);
+	/* Without a plan the source was never asked to migrate. */
+	plan = u->plan ?: u->start->plan;
+	if (plan && taps_restore(u->source_pidfd, plan, &ignored) < 0)
+		findings_add(&u->findings, WARNING, "source.tap", "TUNSETVNETHDRSZ",
+			     "reset the guest's network card from inside the guest",
+			     "the guest's network may not work: %s", ignored.text ?: "?");
+	error_clear(&ignored);
 	if (pidfd_send_signal(u->source_pidfd, SIGCONT, NULL, 0) < 0)
 		return error_errno(err, -errno, "the source cannot go on");
 
@@ -796,8 +839,6 @@ static int undo(struct upgrade *u, struct error *err)
 	r = qmp_string(q->source_qmp, "query-status", NULL, "status", &status, err);
 	if (r < 0)
 		return r;
-	/* Without a plan the source was never asked to migrate. */
-	plan = u->plan ?: u->start->plan;
 	if (plan && !plan->paused && strcmp(status, "running")) {
 		r = qmp_execute(q->source_qmp, "cont", NULL, NULL, err);
 		if (r < 0)
@@ -857,6 +898,7 @@ static void qemu_free(struct upgrade *u)
 	qmp_freep(&q->target_qmp);
 	source_freep(&q->source);
 	argv_plan_freep(&q->plan);
+	taps_free(&q->wire_plan);
 	free(q->rename);
 	free(q->renames);
 	free(q->source_cpr);

@@ -21,7 +21,6 @@
 #include "virtio_rings.h"
 
 #include <fcntl.h>
-#include <inttypes.h>
 #include <string.h>
 #include <sys/socket.h>
 
@@ -364,9 +363,9 @@ static int check_rings(struct probe *p, int source_pidfd, struct waiter *w, stru
 	if (r < 0 || !size)
 		return findings_add(p->findings, WARNING, "target.virtio-ring", rings->device,
 				    "try the upgrade with another guest of this kind first",
-				    "whether QEMU %s takes rings of %" PRId64 " entries as the "
-				    "source's could not be found out%s%s",
-				    qmp_version(p->qmp), rings->size, r < 0 ? ": " : "",
+				    "whether QEMU %s takes rings of %lld entries as the source's "
+				    "could not be found out%s%s",
+				    qmp_version(p->qmp), (long long)rings->size, r < 0 ? ": " : "",
 				    r < 0 ? why.text ?: "no answer" : "");
 	if (size >= rings->size)
 		return 0;
@@ -379,10 +378,11 @@ static int check_rings(struct probe *p, int source_pidfd, struct waiter *w, stru
 			    "choose a target that makes rings as the source does (another release "
 			    "of the same series), or restart the guest in the target; a guest "
 			    "with emulated devices instead of virtio could be upgraded",
-			    "QEMU %s gave queue %u of the guest's %s a ring of %" PRId64
-			    " entries, QEMU %s would make %" PRId64 " and refuse the state%s",
-			    p->source->version, rings->queue, rings->device, rings->size,
-			    qmp_version(p->qmp), rings->own, others ?: "");
+			    "QEMU %s gave queue %u of the guest's %s a ring of %lld entries, "
+			    "QEMU %s would make %lld and refuse the state%s",
+			    p->source->version, rings->queue, rings->device,
+			    (long long)rings->size, qmp_version(p->qmp), (long long)rings->own,
+			    others ?: "");
 }
 
 /* Runs with a waiter of its own, whose deadline is the probe's. */

@@ -7,6 +7,8 @@ soon as it has loaded the state, nobody asks it whether it did, and there is no 
 import fcntl
 import json
 import os
+import select
+import signal
 import socket
 import struct
 import subprocess
@@ -63,7 +65,7 @@ class BareVm:
         self.guest, self.dir, self.generation = guest, guest.dir, 0
         guest.prepare()
         self.tap = open_tap(guest.tap)
-        self.process = self.qmp = None
+        self.pid = self.qmp = self.path = None
 
     def spawn(self, binary, *extra):
         self.generation += 1
@@ -77,10 +79,14 @@ class BareVm:
         return subprocess.Popen(argv, pass_fds=[self.tap], stdout=log, stderr=log, stdin=subprocess.DEVNULL), qmp
 
     def start(self, binary):
-        self.process, qmp = self.spawn(binary)
-        self.qmp = Qmp(qmp)
+        target, self.path = self.spawn(binary)
+        self.pid = target.pid
+        self.qmp = Qmp(self.path)
         self.guest.wait_ready()
         return self
+
+    def log(self):
+        return (self.dir / f"qemu-{self.generation}.log").read_text()
 
     def upgrade(self, binary):
         cpr, main = self.dir / "cpr.sock", self.dir / "main.sock"
@@ -90,25 +96,33 @@ class BareVm:
                                  "-incoming", json.dumps(unix("cpr", cpr)))
         while not cpr.exists():
             if target.poll() is not None:
-                raise RuntimeError((self.dir / f"qemu-{self.generation}.log").read_text())
+                raise RuntimeError(self.log())
             time.sleep(0.001)
         self.qmp.command("migrate-set-parameters", mode="cpr-transfer")
         self.qmp.command("migrate", channels=[unix("main", main), unix("cpr", cpr)])
         target_qmp = Qmp(qmp)
         while target_qmp.command("query-status")["status"] != "running":
             if target.poll() is not None:
-                raise RuntimeError((self.dir / f"qemu-{self.generation}.log").read_text())
+                raise RuntimeError(self.log())
             time.sleep(0.01)
         self.qmp.close()
-        self.process.kill()
-        self.process.wait()
-        self.process, self.qmp = target, target_qmp
+        self.end()
+        self.pid, self.qmp, self.path = target.pid, target_qmp, qmp
+
+    def take_over(self, pid):
+        """Somebody else replaced the VMM; its monitor has the old path."""
+        self.pid, self.qmp = pid, Qmp(self.path)
+
+    def end(self):
+        fd = os.pidfd_open(self.pid)
+        signal.pidfd_send_signal(fd, signal.SIGKILL)
+        select.select([fd], [], [], 30)
+        os.close(fd)
 
     def stop(self):
         if self.qmp:
             self.qmp.close()
-        if self.process:
-            self.process.kill()
-            self.process.wait()
+        if self.pid:
+            self.end()
         os.close(self.tap)
         self.guest.stop()

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later OR LGPL-2.1-or-later */
 /*
  * All passing of file descriptors in the project: packets of our own sockets
- * (lib/wire.c) and bytes of QEMU's cpr channel (daemon/worker/relay.c). The
+ * (lib/wire.c) and bytes of QEMU's cpr channel (daemon/worker/channel.c). The
  * library links it too, hence the second licence.
  *
  * What arrives is owned by the receiver from the moment recvmsg() returns,

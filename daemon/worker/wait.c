@@ -61,17 +61,15 @@ static int hear_daemon(struct waiter *w, struct error *err)
 	return w->uninterruptible ? 0 : cancelled(w, err);
 }
 
-static int timed_out(const struct waiter *w, uint64_t since, struct error *err)
+/* Not how long: a wait for something that is polled for is many short ones. */
+static int timed_out(const struct waiter *w, struct error *err)
 {
-	return error_set(err, -ETIMEDOUT, "nothing came within %.1f s while waiting for %s",
-			 (double)(now_us() - since) / 1e6, what(w));
+	return error_set(err, -ETIMEDOUT, "time ran out while waiting for %s", what(w));
 }
 
 /* As wait_for(); 0 when @until passes and is no deadline. */
 static int wait_until(struct waiter *w, int fd, short events, uint64_t until, struct error *err)
 {
-	uint64_t since = now_us();
-
 	if (!w->uninterruptible && (w->aborted || w->orphaned))
 		return cancelled(w, err);
 
@@ -98,7 +96,7 @@ static int wait_until(struct waiter *w, int fd, short events, uint64_t until, st
 		if (n < 0)
 			return error_errno(err, -errno, "cannot wait for %s", what(w));
 		if (n == 0)
-			return until < w->deadline_us ? 0 : timed_out(w, since, err);
+			return until < w->deadline_us ? 0 : timed_out(w, err);
 		if (p[1].revents) {
 			r = hear_daemon(w, err);
 			if (r < 0)

@@ -81,7 +81,7 @@ static void deadline_ends_a_wait(void **state)
 
 	open_fixture(&f);
 	f.w.deadline_us = begin + 50000;
-	expect(&f, -ETIMEDOUT, "nothing came within 0.");
+	expect(&f, -ETIMEDOUT, "time ran out while waiting for");
 	assert_true(now_us() - begin >= 50000 && now_us() - begin < 2000000);
 	assert_int_equal(wait_sleep(&f.w, 1000000, NULL), -ETIMEDOUT);
 	close_fixture(&f);
@@ -138,7 +138,7 @@ static void after_the_commit_nothing_but_time_and_death_does(void **state)
 	assert_int_equal(wait_sleep(&f.w, 30000, NULL), 0);
 	assert_true(f.w.orphaned);
 	f.w.deadline_us = now_us() + 20000;
-	expect(&f, -ETIMEDOUT, "nothing came");
+	expect(&f, -ETIMEDOUT, "time ran out");
 	close_fixture(&f);
 }
 

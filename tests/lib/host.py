@@ -55,10 +55,11 @@ class Guest:
     serial = 0
 
     def __init__(self, name="vm", memory=512, smp=2, load_mem=128, machine=None, extra=(), cmdline="", vhost=True,
-                 virtio=True):
+                 virtio=True, heartbeat_us=1000):
         Guest.serial += 1
         self.name, self.memory, self.smp, self.load_mem, self.virtio = name, memory, smp, load_mem, virtio
         self.machine, self.extra, self.cmdline, self.vhost = machine, list(extra), cmdline, vhost
+        self.heartbeat_us = heartbeat_us
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix=f"guest-{name}-", dir="/var/tmp"))
         self.net = f"10.77.{Guest.serial}"
         self.tap = f"tap-{name}"[:15]
@@ -86,8 +87,8 @@ class Guest:
         self.peer = subprocess.Popen([TOOLS / "loadpeer", "--listen", f"{self.net}.1:7777"],
                                      stdout=open(d / "peer.json", "w"), stderr=subprocess.STDOUT)
         self.watch = subprocess.Popen([TOOLS / "loadwatch", "--hb", d / "heartbeat", "--report", d / "report",
-                                       "--ctl", d / "watch"], stdout=open(d / "watch.json", "w"),
-                                      stderr=subprocess.STDOUT)
+                                       "--ctl", d / "watch", "--period-us", str(self.heartbeat_us)],
+                                      stdout=open(d / "watch.json", "w"), stderr=subprocess.STDOUT)
         wait_until((d / "watch").exists, 10, "loadwatch listens")
 
     def arguments(self):
@@ -97,7 +98,7 @@ class Guest:
         devices, disk = (self.virtio_devices(), "vda") if self.virtio else (self.emulated_devices(), "sda")
         report = "" if self.virtio else "load.report=/dev/ttyS1 load.report_ms=2000 "
         append = (f"console=ttyS0 quiet load.mem={self.load_mem} load.disk=/dev/{disk} {report}"
-                  f"load.net={self.net}.2/24 load.peer={self.net}.1:7777 {self.cmdline}")
+                  f"load.net={self.net}.2/24 load.peer={self.net}.1:7777 load.hb_us={self.heartbeat_us} {self.cmdline}")
         return ["-machine", machine, "-accel", "kvm", "-cpu", "host", "-smp", str(self.smp), "-m", str(self.memory),
                 "-nodefaults", "-display", "none", "-vga", "std",
                 "-kernel", str(TOOLS / "bzImage"), "-initrd", str(TOOLS / "load.img"), "-append", append.strip(),

@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the integration tests share: one guest for many of them, an upgrade that is followed event by event, and what
+a guest must look like afterwards. Owns the shared guest; stop_shared() ends it."""
+
+import json
+import os
+import pathlib
+import subprocess
+import threading
+import unittest
+
+from host import Guest, UPGRADECTL, ROLLED_BACK, qemus, tell, wait_until
+
+OLD, NEW = list(qemus().values())[0], list(qemus().values())[-1]
+# The emulated host is slow: less memory and a slower beat leave it some time for the VMMs.
+LIGHT = {"load_mem": 32, "heartbeat_us": 4000,
+         "cmdline": "load.mem_rate=400 load.net_pause_us=40000 load.disk_pause_ms=300"}
+MONITOR_PORT = 5555
+
+seen = []  # what the running test told, for its failure
+_shared = {}
+
+
+def saw(text):
+    seen.append(text)
+    tell(f"      {text}")
+
+
+def sh(*words, check=False, **options):
+    return subprocess.run([str(w) for w in words], capture_output=True, text=True, check=check, **options)
+
+
+def ctl(*words):
+    """Returns (exit status, the JSON documents printed)."""
+    r = sh(UPGRADECTL, "--json", *words)
+    decoder, documents, text = json.JSONDecoder(), [], r.stdout.strip()
+    while text:
+        document, end = decoder.raw_decode(text)
+        documents.append(document)
+        text = text[end:].strip()
+    return r.returncode, documents
+
+
+def unit(name, *properties):
+    """{property: value} of a unit."""
+    r = sh("systemctl", "show", name, *[f"--property={p}" for p in properties], check=True)
+    return dict(line.split("=", 1) for line in r.stdout.splitlines())
+
+
+def daemon_pid():
+    return int(unit("upgraded.service", "MainPID")["MainPID"])
+
+
+def alive(pid):
+    try:
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def status_of(pid):
+    """{field: value} of /proc/PID/status."""
+    lines = pathlib.Path(f"/proc/{pid}/status").read_text().splitlines()
+    return {key: value.strip() for key, value in (line.split(":", 1) for line in lines)}
+
+
+def processes(comm):
+    found = []
+    for d in pathlib.Path("/proc").glob("[0-9]*"):
+        try:
+            if (d / "comm").read_text().strip() == comm[:15] and alive(d.name):
+                found.append(int(d.name))
+        except OSError:
+            pass
+    return found
+
+
+def targets():
+    """Pids of the VMMs that upgrades started: one of each VM upgraded, and the targets of upgrades under way."""
+    found = set()
+    for pid in os.listdir("/proc"):
+        if pid.isdigit():
+            try:
+                with open(f"/proc/{pid}/cmdline", "rb") as f:
+                    words = f.read().split(b"\0")
+            except OSError:
+                continue
+            if b"-incoming" in words and b"target-cpr" in b" ".join(words) and alive(pid):
+                found.add(int(pid))
+    return found
+
+
+def circumstances():
+    """The end of the logs, for a test that failed."""
+    log = sh("journalctl", "-b", "--no-pager", "-n", "30", "-o", "short-monotonic", "-u", "upgraded.service",
+             "-u", "vmm@*.service").stdout
+    consoles = "".join(f"console of {g.name}:\n{g.console(6)}\n" for g in _shared.values())
+    return f"log:\n{log}{consoles}"
+
+
+def started(guest, binary):
+    guest.start(binary, ready=75)
+    return guest
+
+
+def shared():
+    """A guest with virtio devices in the newest QEMU. A test that broke it does not break the next one: it is
+    started anew when it is not what it should be."""
+    guest = _shared.get("web")
+    if guest:
+        try:
+            if guest.show()["alive"] and not guest.fresh_report()["errors"]:
+                return guest
+        except Exception as e:  # pylint: disable=broad-except
+            tell(f"      the shared guest is broken: {str(e)[:300]}")
+        tell("      starting the shared guest anew")
+        _shared.pop("web").stop()
+    guest = Guest("web", **LIGHT)
+    guest.extra += ["-pidfile", f"{guest.dir}/pid", "-monitor", f"tcp:127.0.0.1:{MONITOR_PORT},server=on,wait=off",
+                    "-monitor", f"unix:{guest.dir}/monitor,server=on,wait=off"]
+    _shared["web"] = guest
+    return started(guest, NEW)
+
+
+def stop_shared():
+    for guest in list(_shared.values()):
+        guest.stop()
+    _shared.clear()
+
+
+class Attempt:
+    """One `upgradectl --json upgrade`, read as it goes. on={"load": f} calls f(attempt) the moment the event that the
+    phase was entered is there, in the reading thread."""
+
+    def __init__(self, guest, binary, *options, on=None):
+        self.events, self.report, self.trouble, self.on = [], None, [], dict(on or {})
+        self.before = targets()
+        self.process = subprocess.Popen([UPGRADECTL, "--json", "upgrade", guest.name, "--vmm", binary, *options],
+                                        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.reader = threading.Thread(target=self.read, daemon=True)
+        self.reader.start()
+
+    def read(self):
+        for line in self.process.stdout:
+            message = json.loads(line)
+            if "outcome" in message or "error" in message and "phase" not in message:
+                self.report = message
+                continue
+            self.events.append(message["phase"])
+            act = self.on.pop(message["phase"], None)
+            try:
+                if act:
+                    act(self)
+            except Exception as e:  # pylint: disable=broad-except
+                self.trouble.append(f"at {message['phase']}: {e!r}")
+
+    def target(self, seconds=60):
+        """The target's pid, as soon as there is one."""
+        return wait_until(lambda: targets() - self.before, seconds, "a target is started").pop()
+
+    def wait(self, seconds=150):
+        """Returns (exit status, report)."""
+        try:
+            self.process.wait(seconds)
+        finally:
+            self.process.kill()
+            self.reader.join(10)
+        return self.process.returncode, self.report or {"stderr": self.process.stderr.read()}
+
+
+class Case(unittest.TestCase):
+    """Assertions on upgrades and guests. The mark that a test sets begins its window in the guest's watcher."""
+
+    maxDiff = None
+
+    def healthy(self, guest, what=None):
+        """The guest goes on and never noticed more than a pause. Returns the longest pause of the test's window."""
+        report = guest.fresh_report(30)
+        wrong = {kind: n for kind, n in report["by_kind"].items() if n}
+        self.assertEqual((report["errors"], wrong), (0, {}), f"the guest says: {report['first_error']}")
+        self.assertEqual(report["state"], "READY", report)
+        self.assertEqual(report["net"]["connects"], 1, "the TCP stream was broken")
+        window = guest.window(self.id().split(".")[-1])
+        ticks = window["ticks"]
+        self.assertEqual((ticks["lost"], ticks["duplicated"]), (0, 0), f"heartbeats {ticks}")
+        gap = window["longest_gap"]["ms"]
+        if what:
+            saw(f"{what}; the guest stood still for {gap:.0f} ms at most, 0 errors")
+        return gap
+
+    def begin(self, guest):
+        guest.mark(self.id().split(".")[-1])
+        return guest.pid()
+
+    def committed(self, guest, status, report, source):
+        """Returns the target's pid."""
+        self.assertEqual((status, report.get("outcome")), (0, "committed"), json.dumps(report))
+        target = guest.pid()
+        self.assertNotEqual(target, source)
+        self.assertEqual(report["target"]["pid"], target, report)
+        self.assertTrue(alive(target), "the target is not there")
+        self.assertFalse(alive(source), "the source is still there")
+        return target
+
+    def rolled_back(self, guest, attempt, source, what):
+        """Returns the report."""
+        status, report = attempt.wait()
+        self.assertEqual(attempt.trouble, [])
+        self.assertEqual((status, report.get("outcome")), (ROLLED_BACK, "rolled_back"), json.dumps(report))
+        self.assertEqual(guest.pid(), source, "another process than the source has the guest")
+        self.assertTrue(alive(source))
+        self.assertEqual(targets() - attempt.before, set(), "the target was left behind")
+        self.assertTrue(report["error"], "no word about why")
+        state = status_of(source)["State"]
+        self.assertIn(state[0], "RSD", f"the source's process is {state}")
+        self.healthy(guest, f"{what}: rolled back in {report['failed_phase']}: {report['error']}")
+        return report

@@ -1,0 +1,115 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The integration tests, inside the emulated host: one line per test, as it ends.
+
+    testbed/run --share REPO -- python3 /mnt/share/tests/integration/run.py [PATTERN]...
+
+PATTERN is a part of a test's name. The outcome of every test is in build/test-results/integration.json from the moment
+it ended, so a crash of this program or of the host costs the tests that were still to come, and is a failure itself."""
+
+import importlib
+import json
+import pathlib
+import signal
+import sys
+import time
+import traceback
+import unittest
+
+HERE = pathlib.Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "lib")]
+import common
+from host import tell
+
+# In this order: the first finds upgraded as systemd started it, the next three share a guest.
+MODULES = ["activation", "series", "rollback", "wrong_target", "across_versions", "foreign"]
+RESULTS = HERE.parent.parent / "build/test-results/integration.json"
+TEST_SECONDS = 300
+UNFINISHED = "the test was running when everything ended"
+
+
+class Results(unittest.TestResult):
+    """Writes the file anew at the start and at the end of each test."""
+
+    def __init__(self):
+        super().__init__()
+        self.passed, self.failed, self.skips, self.begin = [], [], [], 0.0
+
+    @staticmethod
+    def name(test):
+        words = test.id().split(".")
+        return f"{words[0].removeprefix('test_')}.{words[-1].removeprefix('test_')}"
+
+    def write(self, running=None):
+        failed = self.failed + ([{"name": running, "text": UNFINISHED}] if running else [])
+        RESULTS.parent.mkdir(parents=True, exist_ok=True)
+        part = RESULTS.with_suffix(".part")
+        part.write_text(json.dumps({"passed": self.passed, "failed": failed, "skipped": self.skips}, indent=1) + "\n")
+        part.rename(RESULTS)
+
+    def startTest(self, test):
+        super().startTest(test)
+        self.begin = time.monotonic()
+        common.seen.clear()
+        self.write(self.name(test))
+        signal.alarm(TEST_SECONDS)
+
+    def stopTest(self, test):
+        signal.alarm(0)
+        super().stopTest(test)
+        self.write()
+
+    def took(self):
+        return f"({time.monotonic() - self.begin:.1f} s)"
+
+    def addSuccess(self, test):
+        self.passed.append(self.name(test))
+        tell(f"ok    {self.name(test)} {self.took()}")
+
+    def addFailure(self, test, err):
+        signal.alarm(0)
+        text = "".join(traceback.format_exception(*err))
+        text += "".join(f"\nsaw: {line}" for line in common.seen) + "\n" + common.circumstances()
+        # A class that could not be set up has no startTest().
+        name = self.name(test) if isinstance(test, unittest.TestCase) else str(test)
+        self.failed.append({"name": name, "text": text})
+        tell(f"FAIL  {name} {self.took()}\n" + "\n".join("    | " + line for line in text.splitlines()))
+        self.write()
+
+    addError = addFailure
+
+    def addSkip(self, test, reason):
+        self.skips.append({"name": self.name(test), "why": reason})
+        tell(f"skip  {self.name(test)}: {reason}")
+
+
+def tests(patterns):
+    for module in MODULES:
+        suite = unittest.defaultTestLoader.loadTestsFromModule(importlib.import_module(f"test_{module}"))
+        for case in suite:
+            # Tests stand in the file in the order in which they run.
+            for test in sorted(case, key=lambda t: getattr(t, t._testMethodName).__code__.co_firstlineno):
+                if not patterns or any(p in Results.name(test) for p in patterns):
+                    yield test
+
+
+def too_long(*_):
+    raise TimeoutError(f"the test took more than {TEST_SECONDS} s")
+
+
+def main(patterns):
+    signal.signal(signal.SIGALRM, too_long)
+    results, begin = Results(), time.monotonic()
+    results.write()
+    try:
+        for test in tests(patterns):
+            test.run(results)
+    finally:
+        common.stop_shared()
+    tell(f"{len(results.passed)} passed, {len(results.failed)} failed, {len(results.skips)} skipped "
+         f"in {time.monotonic() - begin:.0f} s")
+    return 0 if results.passed and not results.failed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

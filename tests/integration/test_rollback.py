@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Whatever goes wrong before the commit, the guest goes on in the source. Faults are put in from outside, the moment the
+phase is entered; the phases after CHECK are short, so a fault may hit the next one: the report says which it was."""
+
+import ctypes
+import os
+import signal
+import stat
+import subprocess
+import threading
+import time
+
+from common import NEW, Attempt, Case, processes, saw, shared
+from host import UPGRADECTL
+
+PTRACE_CONT, PTRACE_SEIZE = 7, 0x4206
+WALL = 0x40000000
+# What a phase may take, for faults that only a deadline ends: PREPARE takes 6 to 15 s here.
+PATIENCE = ["--timeout", "20"]
+SHORT = ["--max-blackout", "3000"]
+
+hit = {"killed": set(), "hung": set()}
+
+
+class Unstoppable(threading.Thread):
+    """Keeps the SIGSTOP from a process, so that it can not be held: the upgrade waits in SWITCH for it."""
+
+    def __init__(self, pid):
+        super().__init__(daemon=True)
+        self.pid, self.end, self.ready, self.swallowed = pid, threading.Event(), threading.Event(), 0
+
+    def ptrace(self, request, data=0):
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
+        libc.ptrace.restype = ctypes.c_long
+        if libc.ptrace(request, self.pid, None, data) < 0:
+            raise OSError(ctypes.get_errno(), f"ptrace {request:#x}")
+
+    def run(self):
+        self.ptrace(PTRACE_SEIZE)
+        self.ready.set()
+        while not self.end.wait(0.001):
+            pid, status = os.waitpid(self.pid, os.WNOHANG | WALL)
+            if pid and os.WIFSTOPPED(status):
+                number = os.WSTOPSIG(status)
+                self.swallowed += number == signal.SIGSTOP
+                self.ptrace(PTRACE_CONT, 0 if number == signal.SIGSTOP or status >> 16 else number)
+
+    def __enter__(self):
+        self.start()
+        self.ready.wait(10)
+        return self
+
+    def __exit__(self, *_):
+        # A tracer that ends lets its process go.
+        self.end.set()
+        self.join(10)
+
+
+def target_gets(number):
+    return lambda attempt: os.kill(attempt.target(), number)
+
+
+def target_crawls_into_load(then):
+    """Lets the target read the state in small steps until all of it is on the way, so that LOAD is long; then sends it
+    one more signal. In a thread of its own: the events must be read meanwhile."""
+    def crawl(attempt):
+        pid = attempt.target()
+        while "load" not in attempt.events:
+            os.kill(pid, signal.SIGSTOP)
+            time.sleep(0.03)
+            if "load" not in attempt.events:
+                os.kill(pid, signal.SIGCONT)
+                time.sleep(0.0005)
+        os.kill(pid, then)
+
+    return lambda attempt: threading.Thread(target=crawl, args=(attempt,), daemon=True).start()
+
+
+class Rollback(Case):
+    def fault(self, phase, kind, *options):
+        """The target is killed or hangs as soon as the phase was entered."""
+        guest = shared()
+        source = self.begin(guest)
+        number = {"killed": signal.SIGKILL, "hung": signal.SIGSTOP}[kind]
+        attempt = Attempt(guest, NEW, *options, on={phase: target_gets(number)})
+        report = self.rolled_back(guest, attempt, source, f"target {kind} at {phase}")
+        hit[kind].add(report["failed_phase"])
+
+    def test_target_killed_in_prepare(self):
+        self.fault("prepare", "killed")
+
+    def test_target_killed_in_check(self):
+        self.fault("check", "killed")
+
+    def test_target_killed_in_freeze(self):
+        self.fault("freeze", "killed")
+
+    def fault_in_load(self, kind, *options):
+        guest = shared()
+        source = self.begin(guest)
+        number = {"killed": signal.SIGKILL, "hung": signal.SIGSTOP}[kind]
+        # Should the signal come after LOAD, then not after the commit either.
+        with Unstoppable(source):
+            attempt = Attempt(guest, NEW, *options, on={"freeze": target_crawls_into_load(number)})
+            report = self.rolled_back(guest, attempt, source, f"target {kind} at load")
+        hit[kind].add(report["failed_phase"])
+
+    def test_target_killed_in_load(self):
+        self.fault_in_load("killed", "--max-blackout", "8000")
+
+    def test_target_killed_in_switch(self):
+        guest = shared()
+        source = self.begin(guest)
+        with Unstoppable(source) as tracer:
+            attempt = Attempt(guest, NEW, "--max-blackout", "8000", on={"switch": target_gets(signal.SIGKILL)})
+            report = self.rolled_back(guest, attempt, source, "target killed at switch")
+            self.assertGreater(tracer.swallowed, 0)
+        self.assertEqual(report["failed_phase"], "switch")
+        hit["killed"].add("switch")
+
+    def test_target_hung_in_prepare(self):
+        self.fault("prepare", "hung", *PATIENCE)
+
+    def test_target_hung_in_check(self):
+        self.fault("check", "hung", *PATIENCE, *SHORT)
+
+    def test_target_hung_in_freeze(self):
+        self.fault("freeze", "hung", *SHORT)
+
+    def test_target_hung_in_load(self):
+        self.fault_in_load("hung", *SHORT)
+
+    def test_target_hung_in_switch(self):
+        guest = shared()
+        source = self.begin(guest)
+        with Unstoppable(source):
+            attempt = Attempt(guest, NEW, *SHORT, on={"switch": target_gets(signal.SIGSTOP)})
+            report = self.rolled_back(guest, attempt, source, "target hung at switch, source can not be held")
+        self.assertEqual(report["failed_phase"], "switch")
+        hit["hung"].add("switch")
+
+    def test_faults_hit_the_phases(self):
+        saw(f"killed in: {' '.join(sorted(hit['killed']))}; hung in: {' '.join(sorted(hit['hung']))}")
+        if not hit["killed"] or not hit["hung"]:
+            self.skipTest("runs only together with the faults")
+        reached = hit["killed"] | hit["hung"]
+        for wanted in ({"prepare"}, {"check", "freeze"}, {"load", "freeze"}, {"switch"}):
+            self.assertTrue(reached & wanted, f"no fault hit {' or '.join(sorted(wanted))}")
+
+    def fake(self, guest, before, after):
+        """A QEMU that changes one argument of its command line."""
+        path = guest.dir / "fake-qemu"
+        path.write_text(f'#!/bin/bash\nargs=("$@")\nexec {NEW} "${{args[@]/{before}/{after}}}"\n')
+        path.chmod(path.stat().st_mode | stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)
+        return str(path)
+
+    def test_target_that_cannot_load_the_state(self):
+        guest = shared()
+        source = self.begin(guest)
+        # The guest's driver uses a feature that this target's device lacks: only loading the state shows it.
+        fake = self.fake(guest, "virtio-rng-pci", "virtio-rng-pci,event_idx=off")
+        report = self.rolled_back(guest, Attempt(guest, fake), source, "target without a feature in use")
+        # It reads the state while the source still writes it.
+        self.assertIn(report["failed_phase"], ("freeze", "load"))
+
+    def test_target_without_a_device(self):
+        guest = shared()
+        source = self.begin(guest)
+        fake = self.fake(guest, "virtio-rng-pci", "virtio-mouse-pci")
+        report = self.rolled_back(guest, Attempt(guest, fake), source, "target with another device")
+        self.assertIn(report["failed_phase"], ("check", "load"))
+
+    def test_target_with_other_memory(self):
+        guest = shared()
+        source = self.begin(guest)
+        fake = self.fake(guest, f"size={guest.memory}M", f"size={guest.memory * 2}M")
+        report = self.rolled_back(guest, Attempt(guest, fake), source, "target with twice the memory")
+        self.assertIn(report["failed_phase"], ("prepare", "check"))
+
+    def kill_worker(self, attempt):
+        workers = processes("upgraded-worker")
+        if len(workers) != 1:
+            raise RuntimeError(f"workers: {workers}")
+        os.kill(workers[0], signal.SIGKILL)
+
+    def test_worker_killed_in_prepare(self):
+        guest = shared()
+        source = self.begin(guest)
+        attempt = Attempt(guest, NEW, on={"prepare": lambda a: (a.target(), self.kill_worker(a))})
+        self.rolled_back(guest, attempt, source, "worker killed at prepare")
+
+    def test_worker_killed_in_freeze(self):
+        guest = shared()
+        source = self.begin(guest)
+        attempt = Attempt(guest, NEW, on={"freeze": self.kill_worker})
+        self.rolled_back(guest, attempt, source, "worker killed at freeze")
+
+    def test_worker_killed_in_switch(self):
+        guest = shared()
+        source = self.begin(guest)
+        with Unstoppable(source):
+            attempt = Attempt(guest, NEW, "--max-blackout", "8000", on={"switch": self.kill_worker})
+            self.rolled_back(guest, attempt, source, "worker killed at switch")
+
+    def test_abort_in_prepare(self):
+        guest = shared()
+        source = self.begin(guest)
+        attempt = Attempt(guest, NEW, on={"prepare": lambda a: (
+            a.target(), subprocess.run([UPGRADECTL, "--json", "abort", guest.name], check=True, capture_output=True))})
+        report = self.rolled_back(guest, attempt, source, "aborted in prepare")
+        self.assertEqual(report["failed_phase"], "prepare")
+
+    def test_blackout_over_budget(self):
+        guest = shared()
+        source = self.begin(guest)
+        report = self.rolled_back(guest, Attempt(guest, NEW, "--max-blackout", "1"), source, "a budget of 1 ms")
+        self.assertIn(report["failed_phase"], ("freeze", "load", "switch"))
+
+    def test_upgrade_works_after_all_rollbacks(self):
+        guest = shared()
+        source = self.begin(guest)
+        status, report = guest.upgrade(NEW)
+        self.committed(guest, status, report, source)
+        self.healthy(guest, f"generation {guest.show()['generation']}")

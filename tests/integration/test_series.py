@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Upgrades that work: what systemd, the files of the command line and the daemon look like afterwards; twenty in a row."""
+
+import os
+import pathlib
+import socket
+import time
+
+from common import MONITOR_PORT, NEW, Case, ctl, daemon_pid, saw, sh, shared, status_of, unit, wait_until
+
+ROUNDS = 20
+SETTLED = 3  # rounds after which the daemon has everything it keeps
+PHASES = ["prepare", "check", "freeze", "load", "switch", "run", "done"]
+REPORT_KEYS = {"outcome", "tier", "source_version", "target_version", "source_binary", "target_binary", "source", "target",
+               "phases", "blackout_ms", "total_ms", "state_bytes", "fds", "findings", "error", "upgrade_id", "vm"}
+
+
+def prompt(family, address):
+    """What a human monitor says to who connects."""
+    with socket.socket(family) as s:
+        s.settimeout(20)
+        s.connect(address)
+        said = b""
+        while b"(qemu)" not in said:
+            part = s.recv(4096)
+            if not part:
+                break
+            said += part
+        return said.decode(errors="replace")
+
+
+class Series(Case):
+    def test_upgrade_keeps_the_unit_and_the_guest(self):
+        guest = shared()
+        source = self.begin(guest)
+        console = pathlib.Path(guest.dir / "console.log").read_text(errors="replace")
+        status, report = guest.upgrade(NEW)
+        target = self.committed(guest, status, report, source)
+        self.assertFalse(REPORT_KEYS - report.keys(), "missing in the report")
+        self.assertEqual([p["phase"] for p in report["phases"]], PHASES)
+        self.healthy(guest, "committed: " + ", ".join(f"{p['phase']} {p['duration_ms']:.0f} ms" for p in report["phases"]))
+
+        seen = wait_until(lambda: (u := unit("vmm@web.service", "ActiveState", "MainPID", "NRestarts"))["MainPID"] ==
+                          str(target) and u, 10, "systemd knows the new main process")
+        self.assertEqual((seen["ActiveState"], seen["NRestarts"]), ("active", "0"))
+        log = sh("journalctl", "-b", "--no-pager", "-o", "cat", "-u", "upgraded.service", "-u", "vmm@web.service").stdout
+        for word in [p.upper() for p in PHASES] + ["the guest runs in the target"]:
+            self.assertIn(word, log)
+        self.assertEqual((guest.dir / "pid").read_text().strip(), str(target), "the pid file")
+        now = (guest.dir / "console.log").read_text(errors="replace")
+        self.assertTrue(now.startswith(console), f"the console's log was {len(console)} bytes, is {now[:200]!r}")
+        saw(f"pid {source} -> {target}; unit active, MAINPID and pid file follow, console log kept ({len(now)} bytes)")
+
+    def test_monitors_answer_after_an_upgrade(self):
+        guest = shared()
+        self.assertIsNotNone(guest.show())
+        for name, family, address in (("TCP", socket.AF_INET, ("127.0.0.1", MONITOR_PORT)),
+                                      ("UNIX", socket.AF_UNIX, str(guest.dir / "monitor"))):
+            said = prompt(family, address)
+            self.assertIn("QEMU", said, f"{name} monitor")
+        self.assertEqual([p.name for p in guest.dir.glob("*.upgraded-*")], [], "names of the upgrade were left behind")
+        saw("a TCP and a UNIX monitor answer at their old addresses")
+
+    def test_history_has_the_report(self):
+        guest = shared()
+        status, answer = ctl("history", guest.name, "--limit", "1")
+        self.assertEqual(status, 0)
+        self.assertEqual([r["outcome"] for r in answer[0]["reports"]], ["committed"])
+
+    def test_upgrade_works_after_the_daemon_was_restarted(self):
+        guest = shared()
+        source, first = self.begin(guest), daemon_pid()
+        sh("systemctl", "restart", "upgraded.service", check=True)
+        self.assertNotEqual(daemon_pid(), first)
+        status, answer = ctl("list")
+        self.assertEqual((status, [(v["name"], v["alive"], v["process"]["pid"]) for v in answer[0]["vms"]]),
+                         (0, [("web", True, source)]))
+        self.assertEqual(unit("vmm@web.service", "ActiveState", "NRestarts"), {"ActiveState": "active", "NRestarts": "0"})
+        status, report = guest.upgrade(NEW)
+        self.committed(guest, status, report, source)
+        self.healthy(guest, "the restarted daemon knew the VM and upgraded it")
+
+    def test_twenty_in_a_row(self):
+        guest = shared()
+        self.begin(guest)
+        generation, daemon, figures, pauses, begin = guest.show()["generation"], daemon_pid(), [], [], time.monotonic()
+        for n in range(1, ROUNDS + 1):
+            source = guest.pid()
+            guest.mark(f"round {n}")
+            status, report = guest.upgrade(NEW)
+            self.committed(guest, status, report, source)
+            pauses.append(guest.window(f"round {n}")["longest_gap"]["ms"])
+            figures.append((len(os.listdir(f"/proc/{daemon}/fd")), int(status_of(daemon)["VmRSS"].split()[0])))
+        guest.mark(self.id().split(".")[-1])
+        self.healthy(guest)
+        total = guest.status()["ticks"]
+        self.assertEqual((total["lost"], total["duplicated"]), (0, 0), total)
+        self.assertEqual(guest.show()["generation"], generation + ROUNDS)
+        self.assertEqual(daemon_pid(), daemon, "the daemon is another one")
+        (fds, rss), (fds_end, rss_end) = figures[SETTLED - 1], figures[-1]
+        saw(f"{ROUNDS} commits in {time.monotonic() - begin:.0f} s, 0 errors; pauses {min(pauses):.0f} to {max(pauses):.0f} ms, "
+            f"median {sorted(pauses)[ROUNDS // 2]:.0f}")
+        saw(f"the daemon's fds after each round: {[f for f, _ in figures]}")
+        saw(f"its VmRSS in KiB: {[r for _, r in figures]}")
+        self.assertLessEqual(fds_end, fds, f"fds grew: {figures}")
+        self.assertLess(rss_end - rss, 1024, f"memory grew: {figures}")

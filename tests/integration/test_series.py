@@ -6,7 +6,8 @@ import pathlib
 import socket
 import time
 
-from common import MONITOR_PORT, NEW, Case, ctl, daemon_pid, saw, sh, shared, status_of, unit, wait_until
+from common import MONITOR_PORT, NEW, Case, ctl, daemon_pid, saw, sh, shared, status_of, unit
+from host import tell, wait_until
 
 ROUNDS = 20
 SETTLED = 3  # rounds after which the daemon has everything it keeps
@@ -91,6 +92,9 @@ class Series(Case):
             self.committed(guest, status, report, source)
             pauses.append(guest.window(f"round {n}")["longest_gap"]["ms"])
             figures.append((len(os.listdir(f"/proc/{daemon}/fd")), int(status_of(daemon)["VmRSS"].split()[0])))
+            if n % 5 == 0:
+                tell(f"      {n} commits, pauses of {', '.join(f'{p:.0f}' for p in pauses[-5:])} ms; daemon {figures[-1][0]} fds, "
+                     f"{figures[-1][1]} KiB")
         guest.mark(self.id().split(".")[-1])
         self.healthy(guest)
         total = guest.status()["ticks"]
@@ -104,3 +108,5 @@ class Series(Case):
         saw(f"its VmRSS in KiB: {[r for _, r in figures]}")
         self.assertLessEqual(fds_end, fds, f"fds grew: {figures}")
         self.assertLess(rss_end - rss, 1024, f"memory grew: {figures}")
+
+    test_twenty_in_a_row.seconds = 1200

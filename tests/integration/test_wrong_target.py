@@ -55,10 +55,16 @@ class WrongTarget(Case):
 
     def test_qemu_of_another_architecture(self):
         others = [p for p in pathlib.Path("/").glob("opt/qemu-*/bin/qemu-system-*")
-                  if p.name not in ("qemu-system-x86_64", "qemu-system-i386") and os.access(p, os.X_OK)]
+                  if not p.name.startswith(("qemu-system-x86_64", "qemu-system-i386")) and os.access(p, os.X_OK)]
         if not others:
             self.skipTest("no QEMU of another architecture is installed")
         self.wrong(others[0].name, str(others[0]), "target.architecture")
+
+    def test_trimmed_qemu_is_refused_for_every_reason(self):
+        trimmed = sorted(pathlib.Path("/").glob("opt/qemu-*/bin/qemu-system-x86_64-microvm"))
+        if not trimmed:
+            self.skipTest("no trimmed QEMU is installed")
+        self.wrong("a QEMU with few devices", str(trimmed[0]), "target.device", "target.machine-type")
 
     def test_older_qemu_that_lacks_the_machine(self):
         # The shared guest has the oldest QEMU's machine type: a newer one needs a paused guest of its own.

@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """From the oldest installed QEMU to the newest, with emulated devices: a guest with virtio can not cross them."""
 
-from common import LIGHT, NEW, OLD, Case, saw, started
+from common import LIGHT, NEW, OLD, Case, saw, started, stop_shared
 from host import Guest, qemus
 
 PROCESSORS = 1  # emulated twice over, a second one loses the interrupts of these devices now and then
 
 
 class AcrossVersions(Case):
+    def setUp(self):
+        stop_shared()  # the emulated host is slow enough for one guest
+
     def test_loaded_guest_crosses_to_the_newer_qemu(self):
         with Guest("cross", virtio=False, smp=PROCESSORS, **LIGHT) as guest:
             started(guest, OLD)

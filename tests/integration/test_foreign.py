@@ -12,7 +12,7 @@ import socket
 import subprocess
 import tempfile
 
-from common import LIGHT, NEW, OLD, Case, alive, ctl, saw, status_of
+from common import LIGHT, NEW, OLD, Case, alive, ctl, saw, status_of, stop_shared
 from host import REFUSED, Guest, default_machine, wait_until
 
 NOBODY = 65534
@@ -122,6 +122,9 @@ def ending(source):
 
 
 class Foreign(Case):
+    def setUp(self):
+        stop_shared()  # the emulated host is slow enough for one guest
+
     def test_vm_started_by_hand_is_adopted_and_upgraded(self):
         for left in (1, 0):
             guest = ByHand("byhand", smp=1, **LIGHT)

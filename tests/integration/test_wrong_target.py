@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A target that can not work is refused before anything is touched, with every reason."""
 
-import os
 import pathlib
 
 from common import NEW, OLD, Case, ctl, saw, shared
@@ -54,17 +53,7 @@ class WrongTarget(Case):
         self.wrong("/bin/cat", "/bin/cat")
 
     def test_qemu_of_another_architecture(self):
-        others = [p for p in pathlib.Path("/").glob("opt/qemu-*/bin/qemu-system-*")
-                  if not p.name.startswith(("qemu-system-x86_64", "qemu-system-i386")) and os.access(p, os.X_OK)]
-        if not others:
-            self.skipTest("no QEMU of another architecture is installed")
-        self.wrong(others[0].name, str(others[0]), "target.architecture")
-
-    def test_trimmed_qemu_is_refused_for_every_reason(self):
-        trimmed = sorted(pathlib.Path("/").glob("opt/qemu-*/bin/qemu-system-x86_64-microvm"))
-        if not trimmed:
-            self.skipTest("no trimmed QEMU is installed")
-        self.wrong("a QEMU with few devices", str(trimmed[0]), "target.device", "target.machine-type")
+        self.wrong("qemu-system-i386", NEW.replace("x86_64", "i386"), "target.architecture")
 
     def test_older_qemu_that_lacks_the_machine(self):
         # The shared guest has the oldest QEMU's machine type: a newer one needs a paused guest of its own.

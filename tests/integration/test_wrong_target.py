@@ -55,6 +55,9 @@ class WrongTarget(Case):
     def test_qemu_of_another_architecture(self):
         self.wrong("qemu-system-i386", NEW.replace("x86_64", "i386"), "target.architecture")
 
+    def test_trimmed_qemu_is_refused_for_every_reason(self):
+        self.wrong("a QEMU with few devices", OLD + "-microvm", "target.device", "target.machine-type")
+
     def test_older_qemu_that_lacks_the_machine(self):
         # The shared guest has the oldest QEMU's machine type: a newer one needs a paused guest of its own.
         from test_foreign import Bare

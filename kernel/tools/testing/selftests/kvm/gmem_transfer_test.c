@@ -320,6 +320,48 @@ TEST_F(transfer, anonymous_memory_of_src_is_not_seen_by_dst)
 	EXPECT_EQ(dst->vcpus[0]->run->mmio.phys_addr, src_only);
 }
 
+TEST_F(transfer, eventfds_of_both_vms_stay_alive)
+{
+	const u64 mmio_gpa = SZ_2G;
+	struct gmem_vm *vms[] = { &self->src, &self->dst };
+	struct kvm_ioeventfd io = { .addr = mmio_gpa, .len = 8 };
+	int irq[2], event[2], i;
+	u64 nr = 1;
+
+	for (i = 0; i < 2; i++) {
+		irq[i] = kvm_new_eventfd();
+		event[i] = eventfd(0, EFD_NONBLOCK);
+		kvm_assign_irqfd(vms[i]->vm, 10, irq[i]);
+		io.fd = event[i];
+		vm_ioctl(vms[i]->vm, KVM_IOEVENTFD, &io);
+		gmem_map(vms[i], mmio_gpa, GMEM_PAGE_SIZE);
+	}
+
+	gmem_guest(&self->src, 0, GMEM_OP_WRITE, mmio_gpa, 1, 0, 0);
+	EXPECT_EQ(read(event[0], &nr, sizeof(nr)), sizeof(nr));
+
+	for (i = 0; i < 10; i++) {
+		gmem_transfer(vms[(i + 1) % 2], vms[i % 2], 0);
+		nr = 1;
+		ASSERT_EQ(write(irq[0], &nr, sizeof(nr)), sizeof(nr));
+		ASSERT_EQ(write(irq[1], &nr, sizeof(nr)), sizeof(nr));
+	}
+
+	/* The source owns now. */
+	gmem_guest(&self->src, 0, GMEM_OP_WRITE, mmio_gpa, 1, 0, 0);
+	EXPECT_EQ(read(event[0], &nr, sizeof(nr)), sizeof(nr));
+	gmem_transfer(&self->dst, &self->src, 0);
+	gmem_assert_faults(&self->dst, GMEM_GPA, GMEM_SIZE, GMEM_PATTERN, 0);
+	gmem_guest(&self->dst, 0, GMEM_OP_WRITE, mmio_gpa, 1, 0, 0);
+	EXPECT_EQ(read(event[1], &nr, sizeof(nr)), sizeof(nr));
+	EXPECT_EQ(read(event[0], &nr, sizeof(nr)), -1);
+
+	nr = 1;
+	EXPECT_EQ(write(irq[0], &nr, sizeof(nr)), sizeof(nr));
+	EXPECT_EQ(write(irq[1], &nr, sizeof(nr)), sizeof(nr));
+	kvm_deassign_irqfd(self->dst.vm, 10, irq[1]);
+}
+
 /* Parking, the way back, the commit */
 
 TEST_F(transfer, parked_src_cannot_run)

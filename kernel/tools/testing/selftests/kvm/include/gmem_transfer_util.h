@@ -52,8 +52,6 @@ enum gmem_op {
 	GMEM_OP_READ,
 	/* Increment the u64 at @gva forever, exit every @nr increments. */
 	GMEM_OP_COUNT,
-	/* Write one byte, @value, to I/O port or MMIO address @gva. */
-	GMEM_OP_KICK,
 };
 
 struct gmem_job {

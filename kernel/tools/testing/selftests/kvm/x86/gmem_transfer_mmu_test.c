@@ -1,0 +1,776 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * What is particular to x86 when a guest's memory is handed over: the page tables
+ * themselves, the address space of SMM, MMIO that is cached in page tables,
+ * private memory, nested guests, and VMs that cannot exchange page tables.
+ */
+#include <stdlib.h>
+
+#include "gmem_transfer_util.h"
+#include "processor.h"
+#include "smm.h"
+#include "svm_util.h"
+#include "vmx.h"
+
+FIXTURE(mmu) {
+	struct gmem_vm src;
+	struct gmem_vm dst;
+};
+
+FIXTURE_SETUP(mmu)
+{
+	gmem_src_create(&self->src, 1);
+	self->dst = gmem_vm_create(1);
+}
+
+FIXTURE_TEARDOWN(mmu)
+{
+	gmem_vm_free(&self->dst);
+	gmem_vm_free(&self->src);
+}
+
+static void dst_bind(struct gmem_vm *dst, struct gmem_vm *src)
+{
+	dst->fd = gmem_link(dst, src->fd);
+	gmem_bind(dst, GMEM_SLOT, GMEM_GPA, GMEM_SIZE, dst->fd, 0);
+	gmem_map(dst, GMEM_GPA, GMEM_SIZE);
+}
+
+/* Page tables */
+
+static u64 nr_spans(u64 gpa, u64 size, u64 span)
+{
+	return (gpa + size - 1) / span - gpa / span + 1;
+}
+
+/* Page tables for 4KiB mappings of a range below 512GiB, and for nothing else. */
+static u64 nr_tables(u64 gpa, u64 size)
+{
+	return nr_spans(gpa, size, SZ_2M) + nr_spans(gpa, size, SZ_1G) + 1 + 1;
+}
+
+TEST_F(mmu, tables_are_those_of_the_memory)
+{
+	struct gmem_vm *src = &self->src, *dst = &self->dst;
+	u64 tables, expected = nr_tables(GMEM_GPA, GMEM_SIZE);
+
+	dst_bind(dst, src);
+	tables = gmem_transfer(dst, src, 0).args.tables;
+	/* A fifth level of the page tables is one more table. */
+	TEST_ASSERT(tables == expected ||
+		    (kvm_cpu_has(X86_FEATURE_LA57) && tables == expected + 1),
+		    "Wanted %lu tables for 0x%x bytes, got %lu", expected, GMEM_SIZE, tables);
+}
+
+TEST_F(mmu, tables_grow_with_the_memory)
+{
+	const u64 size = 64 * SZ_1M, gpa = 2 * GMEM_GPA;
+	struct gmem_vm *src = &self->src, *dst = &self->dst;
+	int fd = vm_create_guest_memfd(src->vm, size, GMEM_SHARED_FLAGS);
+	int view = gmem_link(dst, fd);
+	u64 small, large;
+
+	dst_bind(dst, src);
+	small = gmem_transfer(dst, src, 0).args.tables;
+	gmem_transfer(src, dst, 0);
+
+	gmem_bind(src, GMEM_SLOT + 1, gpa, size, fd, 0);
+	ASSERT_EQ(gmem_pre_fault(src, gpa, size), 0);
+	gmem_bind(dst, GMEM_SLOT + 1, gpa, size, view, 0);
+	large = gmem_transfer(dst, src, 0).args.tables;
+	EXPECT_EQ(large - small, size / SZ_2M + 1);
+	kvm_close(view);
+	kvm_close(fd);
+}
+
+TEST_F(mmu, tables_of_anonymous_memory_are_not_handed_over)
+{
+	struct gmem_vm *src = &self->src, *dst = &self->dst;
+	struct gmem_result res;
+	u64 before;
+
+	dst_bind(dst, src);
+	res = gmem_transfer(dst, src, 0);
+	gmem_transfer(src, dst, 0);
+
+	/* More of it than slot 0 has, and close to the gmem. */
+	vm_userspace_mem_region_add(src->vm, VM_MEM_SRC_ANONYMOUS, GMEM_GPA + GMEM_SIZE,
+				    8, GMEM_NR_PAGES, 0);
+	ASSERT_EQ(gmem_pre_fault(src, GMEM_GPA + GMEM_SIZE, GMEM_SIZE), 0);
+	before = res.args.tables;
+	res = gmem_transfer(dst, src, 0);
+	EXPECT_EQ(res.args.tables, before);
+	EXPECT_GE(res.args.zapped, GMEM_SIZE / SZ_2M);
+}
+
+TEST_F(mmu, slots_deleted_without_the_quirk_leave_the_rest_mapped)
+{
+	struct gmem_vm *src = &self->src, *dst = &self->dst;
+	struct gmem_vm *vms[] = { src, dst };
+	int i;
+
+	if (!(kvm_check_cap(KVM_CAP_DISABLE_QUIRKS2) & KVM_X86_QUIRK_SLOT_ZAP_ALL))
+		SKIP(return, "KVM_X86_QUIRK_SLOT_ZAP_ALL cannot be disabled");
+
+	for (i = 0; i < 2; i++) {
+		vm_enable_cap(vms[i]->vm, KVM_CAP_DISABLE_QUIRKS2, KVM_X86_QUIRK_SLOT_ZAP_ALL);
+		vm_userspace_mem_region_add(vms[i]->vm, VM_MEM_SRC_ANONYMOUS, SZ_1G, 8, 16, 0);
+		gmem_map(vms[i], SZ_1G, SZ_64K);
+	}
+	gmem_guest_write(src, SZ_1G, SZ_64K, 0);
+	dst_bind(dst, src);
+	gmem_transfer(dst, src, 0);
+	gmem_guest_write(dst, SZ_1G, SZ_64K, 0);
+	vm_mem_region_delete(dst->vm, 8);
+	gmem_assert_faults(dst, GMEM_GPA, GMEM_SIZE, GMEM_PATTERN, 0);
+}
+
+TEST_F(mmu, slot_deleted_after_the_transfer_is_gone)
+{
+	struct gmem_vm *src = &self->src, *dst = &self->dst;
+
+	dst_bind(dst, src);
+	gmem_transfer(dst, src, 0);
+	gmem_unbind(dst, GMEM_SLOT);
+	EXPECT_EQ(__gmem_guest(dst, 0, GMEM_OP_READ, GMEM_GPA, 1, 0, 0), KVM_EXIT_MMIO);
+}
+
+TEST_F(mmu, hole_punched_after_the_transfer_is_unmapped)
+{
+	struct gmem_vm *src = &self->src, *dst = &self->dst;
+
+	dst_bind(dst, src);
+	gmem_transfer(dst, src, 0);
+	gmem_guest_verify(dst, GMEM_GPA, GMEM_SIZE, GMEM_PATTERN);
+	kvm_fallocate(dst->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+		      GMEM_PAGE_SIZE, GMEM_PAGE_SIZE);
+	EXPECT_EQ(gmem_guest_read(dst, GMEM_GPA), GMEM_PATTERN);
+	EXPECT_EQ(gmem_guest_read(dst, GMEM_GPA + GMEM_PAGE_SIZE), 0);
+	EXPECT_EQ(gmem_guest_read(dst, GMEM_GPA + 2 * GMEM_PAGE_SIZE), GMEM_PATTERN + 2);
+}
+
+TEST_F(mmu, pages_are_counted_for_whom_they_are_mapped)
+{
+	struct gmem_vm *src = &self->src, *dst = &self->dst;
+
+	dst_bind(dst, src);
+	gmem_transfer(dst, src, 0);
+	EXPECT_EQ(vm_get_stat(src->vm, pages_4k), 0);
+	EXPECT_EQ(vm_get_stat(dst->vm, pages_4k), GMEM_NR_PAGES);
+	gmem_transfer(src, dst, 0);
+	EXPECT_EQ(vm_get_stat(src->vm, pages_4k), GMEM_NR_PAGES);
+	EXPECT_EQ(vm_get_stat(dst->vm, pages_4k), 0);
+}
+
+/* CPUID */
+
+TEST_F(mmu, maxphyaddr_may_differ)
+{
+	struct gmem_vm *src = &self->src, *dst = &self->dst;
+	u64 nr;
+
+	vcpu_set_cpuid_property(dst->vcpus[0], X86_PROPERTY_MAX_PHY_ADDR, 36);
+	dst_bind(dst, src);
+	gmem_transfer(dst, src, 0);
+	nr = gmem_faults_to_verify(dst, GMEM_GPA, GMEM_SIZE, GMEM_PATTERN);
+	ksft_print_msg("%lu faults\n", nr);
+	/* All or none: it depends on whether a root has as many levels as before. */
+	EXPECT_TRUE(nr == 0 || nr == GMEM_NR_PAGES);
+}
+
+TEST_F(mmu, maxphyaddr_may_differ_on_the_way_back)
+{
+	struct gmem_vm *src = &self->src, *dst = &self->dst;
+
+	vcpu_set_cpuid_property(dst->vcpus[0], X86_PROPERTY_MAX_PHY_ADDR, 36);
+	dst_bind(dst, src);
+	gmem_transfer(dst, src, 0);
+	ASSERT_EQ(gmem_pre_fault(dst, GMEM_GPA, GMEM_SIZE), 0);
+	gmem_transfer(src, dst, 0);
+	gmem_assert_owner(src);
+}
+
+TEST_F(mmu, dst_vcpu_may_have_no_cpuid_yet)
+{
+	struct gmem_vm *src = &self->src, *dst = &self->dst;
+	struct gmem_vm bare = { .vm = vm_create_barebones(), .nr_vcpus = 1 };
+
+	bare.vcpus[0] = __vm_vcpu_add(bare.vm, 0);
+	bare.fd = gmem_link(&bare, src->fd);
+	gmem_bind(&bare, GMEM_SLOT, GMEM_GPA, GMEM_SIZE, bare.fd, 0);
+	gmem_transfer(&bare, src, 0);
+	gmem_transfer(src, &bare, 0);
+	gmem_assert_owner(src);
+	gmem_vm_free(&bare);
+
+	dst_bind(dst, src);
+	gmem_transfer(dst, src, 0);
+	gmem_assert_owner(dst);
+}
+
+/* Refusals, of VMs whose page tables cannot be the same */
+
+static void assert_refused(struct gmem_vm *dst, struct gmem_vm *src)
+{
+	gmem_assert_transfer_fails(dst, src->vm->fd, 0, EOPNOTSUPP);
+	gmem_assert_transfer_fails(dst, src->vm->fd, KVM_GMEM_TRANSFER_REQUIRE_ALL, EOPNOTSUPP);
+}
+
+TEST_F(mmu, eopnotsupp_if_quirks_differ)
+{
+	struct gmem_vm *src = &self->src, *dst = &self->dst;
+
+	if (!(kvm_check_cap(KVM_CAP_DISABLE_QUIRKS2) & KVM_X86_QUIRK_SLOT_ZAP_ALL))
+		SKIP(return, "KVM_X86_QUIRK_SLOT_ZAP_ALL cannot be disabled");
+
+	dst_bind(dst, src);
+	vm_enable_cap(dst->vm, KVM_CAP_DISABLE_QUIRKS2, KVM_X86_QUIRK_SLOT_ZAP_ALL);
+	assert_refused(dst, src);
+	gmem_assert_owner(src);
+	gmem_assert_not_owner(dst);
+
+	vm_enable_cap(src->vm, KVM_CAP_DISABLE_QUIRKS2, KVM_X86_QUIRK_SLOT_ZAP_ALL);
+	gmem_transfer(dst, src, 0);
+	gmem_assert_owner(dst);
+}
+
+TEST_F(mmu, eopnotsupp_if_nx_huge_pages_differ)
+{
+	struct gmem_vm *src = &self->src, *dst = &self->dst;
+
+	if (!kvm_check_cap(KVM_CAP_VM_DISABLE_NX_HUGE_PAGES) ||
+	    __vm_disable_nx_huge_pages(dst->vm))
+		SKIP(return, "NX huge pages cannot be disabled, errno: %d", errno);
+
+	dst_bind(dst, src);
+	assert_refused(dst, src);
+	gmem_assert_owner(src);
+}
+
+TEST_F(mmu, eopnotsupp_if_dst_has_a_dirty_ring)
+{
+	struct gmem_vm ring = { .vm = vm_create_barebones() };
+
+	if (!vm_check_cap(ring.vm, KVM_CAP_DIRTY_LOG_RING) &&
+	    !vm_check_cap(ring.vm, KVM_CAP_DIRTY_LOG_RING_ACQ_REL))
+		SKIP(return, "No dirty ring");
+
+	vm_enable_dirty_ring(ring.vm, SZ_64K);
+	ring.fd = gmem_link(&ring, self->src.fd);
+	gmem_bind(&ring, GMEM_SLOT, GMEM_GPA, GMEM_SIZE, ring.fd, 0);
+	assert_refused(&ring, &self->src);
+	gmem_assert_owner(&self->src);
+	gmem_vm_free(&ring);
+}
+
+TEST_F(mmu, eopnotsupp_if_src_has_a_dirty_ring)
+{
+	struct gmem_vm ring = { .vm = vm_create_barebones() };
+
+	if (!vm_check_cap(ring.vm, KVM_CAP_DIRTY_LOG_RING) &&
+	    !vm_check_cap(ring.vm, KVM_CAP_DIRTY_LOG_RING_ACQ_REL))
+		SKIP(return, "No dirty ring");
+
+	vm_enable_dirty_ring(ring.vm, SZ_64K);
+	ring.fd = vm_create_guest_memfd(ring.vm, GMEM_SIZE, GMEM_SHARED_FLAGS);
+	gmem_bind(&ring, GMEM_SLOT, GMEM_GPA, GMEM_SIZE, ring.fd, 0);
+	dst_bind(&self->dst, &ring);
+	assert_refused(&self->dst, &ring);
+	gmem_assert_not_owner(&self->dst);
+	gmem_vm_free(&ring);
+}
+
+/* Private memory */
+
+#define PRIVATE_SIZE	(GMEM_SIZE / 2)
+
+/* The first half of the slot is private, the rest is anonymous memory. */
+FIXTURE(private) {
+	struct gmem_vm src;
+	struct gmem_vm dst;
+	void *mem[2];
+};
+
+static bool has_private_vms(void)
+{
+	return kvm_check_cap(KVM_CAP_VM_TYPES) & BIT(KVM_X86_SW_PROTECTED_VM);
+}
+
+static void private_bind(struct gmem_vm *g, void **mem)
+{
+	/* Both at the same offset from a huge page. */
+	*mem = kvm_mmap(GMEM_SIZE + SZ_2M, PROT_READ | PROT_WRITE,
+			MAP_PRIVATE | MAP_ANONYMOUS, -1);
+	*mem = align_ptr_up(*mem, SZ_2M);
+	TEST_ASSERT(!__gmem_bind_hva(g, GMEM_SLOT, GMEM_GPA, GMEM_SIZE, g->fd, 0, *mem),
+		    "Binding private memory failed, errno: %d", errno);
+	gmem_map(g, GMEM_GPA, GMEM_SIZE);
+}
+
+FIXTURE_SETUP(private)
+{
+	struct vm_shape shape = {
+		.mode = VM_MODE_DEFAULT,
+		.type = KVM_X86_SW_PROTECTED_VM,
+	};
+
+	if (!has_private_vms())
+		SKIP(return, "No KVM_X86_SW_PROTECTED_VM");
+
+	self->src = __gmem_vm_create(shape, 1);
+	self->src.fd = vm_create_guest_memfd(self->src.vm, GMEM_SIZE, 0);
+	private_bind(&self->src, &self->mem[0]);
+	vm_mem_set_private(self->src.vm, GMEM_GPA, PRIVATE_SIZE);
+	gmem_guest_write(&self->src, GMEM_GPA, GMEM_SIZE, GMEM_PATTERN);
+
+	self->dst = __gmem_vm_create(shape, 1);
+	self->dst.fd = gmem_link(&self->dst, self->src.fd);
+	private_bind(&self->dst, &self->mem[1]);
+}
+
+FIXTURE_TEARDOWN(private)
+{
+	gmem_vm_free(&self->dst);
+	gmem_vm_free(&self->src);
+}
+
+TEST_F(private, memory_is_handed_over_with_its_attributes)
+{
+	struct gmem_vm *src = &self->src, *dst = &self->dst;
+	struct gmem_result res;
+
+	/* What is shared isn't of the guest_memfd, each VM has its own. */
+	EXPECT_EQ(*(u64 *)(self->mem[0] + PRIVATE_SIZE), GMEM_PATTERN + GMEM_NR_PAGES / 2);
+	EXPECT_EQ(*(u64 *)self->mem[0], 0);
+	memset(self->mem[1], 0x11, GMEM_SIZE);
+
+	res = gmem_transfer(dst, src, KVM_GMEM_TRANSFER_REQUIRE_ALL);
+	EXPECT_EQ(res.args.nr_matched, 1);
+	gmem_assert_faults(dst, GMEM_GPA, PRIVATE_SIZE, GMEM_PATTERN, 0);
+	EXPECT_EQ(gmem_guest_read(dst, GMEM_GPA + PRIVATE_SIZE), 0x1111111111111111ull);
+}
+
+TEST_F(private, attributes_come_back)
+{
+	struct gmem_vm *src = &self->src, *dst = &self->dst;
+
+	gmem_transfer(dst, src, 0);
+	gmem_transfer(src, dst, 0);
+	gmem_assert_faults(src, GMEM_GPA, PRIVATE_SIZE, GMEM_PATTERN, 0);
+	gmem_guest_verify(src, GMEM_GPA, GMEM_SIZE, GMEM_PATTERN);
+
+	gmem_transfer(dst, src, 0);
+	gmem_assert_faults(dst, GMEM_GPA, PRIVATE_SIZE, GMEM_PATTERN, 0);
+}
+
+TEST_F(private, same_attributes_match)
+{
+	struct gmem_result res;
+
+	vm_mem_set_private(self->dst.vm, GMEM_GPA, PRIVATE_SIZE);
+	res = gmem_transfer(&self->dst, &self->src, KVM_GMEM_TRANSFER_REQUIRE_ALL);
+	gmem_assert_verdict(&res, GMEM_SLOT, KVM_GMEM_SLOT_MATCH);
+	gmem_assert_faults(&self->dst, GMEM_GPA, PRIVATE_SIZE, GMEM_PATTERN, 0);
+}
+
+TEST_F(private, flags_is_the_verdict_if_attributes_contradict)
+{
+	struct gmem_result res;
+
+	/* The destination wants private what is shared in the source. */
+	vm_mem_set_private(self->dst.vm, GMEM_GPA + PRIVATE_SIZE, PRIVATE_SIZE);
+	res = gmem_assert_transfer_fails(&self->dst, self->src.vm->fd, 0, ENOENT);
+	gmem_assert_verdict(&res, GMEM_SLOT, KVM_GMEM_SLOT_FLAGS);
+	gmem_guest_verify(&self->src, GMEM_GPA, GMEM_SIZE, GMEM_PATTERN);
+
+	vm_mem_set_shared(self->dst.vm, GMEM_GPA + PRIVATE_SIZE, PRIVATE_SIZE);
+	gmem_transfer(&self->dst, &self->src, 0);
+	gmem_guest_verify(&self->dst, GMEM_GPA, PRIVATE_SIZE, GMEM_PATTERN);
+}
+
+TEST_F(private, attributes_can_be_changed_after_the_transfer)
+{
+	struct gmem_vm *src = &self->src, *dst = &self->dst;
+
+	gmem_transfer(dst, src, 0);
+	vm_mem_set_shared(dst->vm, GMEM_GPA, GMEM_PAGE_SIZE);
+	EXPECT_EQ(gmem_guest_read(dst, GMEM_GPA), 0);
+	vm_mem_set_private(dst->vm, GMEM_GPA, GMEM_PAGE_SIZE);
+	gmem_guest_verify(dst, GMEM_GPA, PRIVATE_SIZE, GMEM_PATTERN);
+}
+
+TEST_F(private, dst_cannot_fault_in_memory_before_it_owns)
+{
+	vm_mem_set_private(self->dst.vm, GMEM_GPA, PRIVATE_SIZE);
+	gmem_assert_not_owner(&self->dst);
+}
+
+TEST_F(private, eopnotsupp_if_vm_types_differ)
+{
+	struct gmem_vm plain = gmem_vm_create(1);
+	void *mem;
+
+	plain.fd = gmem_link(&plain, self->src.fd);
+	private_bind(&plain, &mem);
+	assert_refused(&plain, &self->src);
+	gmem_guest_verify(&self->src, GMEM_GPA, GMEM_SIZE, GMEM_PATTERN);
+	gmem_vm_free(&plain);
+}
+
+/* MMIO that was cached where there is memory now */
+
+#define NR_MMIO_PAGES	16
+#define BUMP_SLOT	(GMEM_SLOT + 3)
+
+static void bump_generation(struct gmem_vm *g, int nr, void *mem)
+{
+	while (nr--) {
+		vm_set_user_memory_region(g->vm, BUMP_SLOT, 0, SZ_2G, GMEM_PAGE_SIZE, mem);
+		vm_set_user_memory_region(g->vm, BUMP_SLOT, 0, SZ_2G, 0, NULL);
+	}
+}
+
+static void touch_mmio(struct gmem_vm *g, u64 gpa)
+{
+	struct kvm_run *run = g->vcpus[0]->run;
+	int r = __gmem_guest(g, 0, GMEM_OP_READ, gpa, 1, 0, 0);
+
+	TEST_ASSERT(r == KVM_EXIT_MMIO, "Wanted an exit for MMIO, got %d", r);
+	memset(run->mmio.data, 0, sizeof(run->mmio.data));
+	run->mmio.data[0] = 0x42;
+	r = gmem_run(g, 0);
+	TEST_ASSERT(!r, "Completing MMIO failed: %d", r);
+	TEST_ASSERT_EQ(gmem_job(g, 0)->seen, 0x42);
+}
+
+/*
+ * Each page was MMIO under another generation of the source's memslots, and is
+ * looked at under another generation of the destination's.
+ */
+static void test_stale_mmio(int nr_src_bumps, int nr_dst_bumps)
+{
+	const int page = GMEM_PAGE_SIZE / sizeof(u64);
+	struct gmem_vm src = gmem_vm_create(1), dst;
+	u64 *mem, *bump, seen;
+	int i;
+
+	bump = kvm_mmap(GMEM_PAGE_SIZE, PROT_READ | PROT_WRITE,
+			MAP_PRIVATE | MAP_ANONYMOUS, -1);
+	src.fd = vm_create_guest_memfd(src.vm, GMEM_SIZE, GMEM_SHARED_FLAGS);
+	mem = gmem_mmap(src.fd, GMEM_SIZE);
+	for (i = 0; i < NR_MMIO_PAGES; i++)
+		mem[i * page] = GMEM_PATTERN + i;
+	gmem_map(&src, GMEM_GPA, GMEM_SIZE);
+
+	/* The last slot is added without anything being deleted, i.e. zapped. */
+	bump_generation(&src, nr_src_bumps, bump);
+	for (i = 0; i < NR_MMIO_PAGES; i++) {
+		touch_mmio(&src, GMEM_GPA + i * GMEM_PAGE_SIZE);
+		vm_set_user_memory_region(src.vm, BUMP_SLOT + i, 0, SZ_2G + i * SZ_4K,
+					  GMEM_PAGE_SIZE, bump);
+	}
+	gmem_bind(&src, GMEM_SLOT, GMEM_GPA, GMEM_SIZE, src.fd, 0);
+
+	gmem_dst_create(&dst, &src, 1);
+	bump_generation(&dst, nr_dst_bumps, bump);
+	gmem_transfer(&dst, &src, 0);
+	for (i = 0; i < NR_MMIO_PAGES; i++) {
+		seen = gmem_guest_read(&dst, GMEM_GPA + i * GMEM_PAGE_SIZE);
+		TEST_ASSERT(seen == GMEM_PATTERN + i, "Page %u is 0x%lx", i, seen);
+		vm_set_user_memory_region(dst.vm, BUMP_SLOT + i, 0, SZ_2G + i * SZ_4K,
+					  GMEM_PAGE_SIZE, bump);
+	}
+
+	kvm_munmap(mem, GMEM_SIZE);
+	kvm_munmap(bump, GMEM_PAGE_SIZE);
+	gmem_vm_free(&dst);
+	gmem_vm_free(&src);
+}
+
+TEST(memory_is_never_taken_for_mmio)
+{
+	int i;
+
+	/* The generations collide somewhere in between. */
+	for (i = 0; i < 16; i++)
+		test_stale_mmio(4, i);
+}
+
+TEST(memory_is_never_taken_for_mmio_after_a_wrap)
+{
+	const char *slow = getenv("GMEM_SLOW_TESTS");
+
+	if (!slow)
+		SKIP(return, "Takes minutes, set GMEM_SLOW_TESTS");
+
+	/* A generation has 18 bits in the page tables, and an update counts two. */
+	test_stale_mmio((BIT(18) / 4) - NR_MMIO_PAGES / 4, 0);
+}
+
+TEST(memory_that_went_and_came_as_mmio_is_memory_again)
+{
+	struct gmem_vm src, dst;
+
+	/* Delete the slot, touch, add it again: stale MMIO in both VMs. */
+	gmem_src_create(&src, 1);
+	gmem_unbind(&src, GMEM_SLOT);
+	touch_mmio(&src, GMEM_GPA);
+	gmem_bind(&src, GMEM_SLOT, GMEM_GPA, GMEM_SIZE, src.fd, 0);
+
+	dst = gmem_vm_create(1);
+	gmem_map(&dst, GMEM_GPA, GMEM_SIZE);
+	touch_mmio(&dst, GMEM_GPA);
+	dst.fd = gmem_link(&dst, src.fd);
+	gmem_bind(&dst, GMEM_SLOT, GMEM_GPA, GMEM_SIZE, dst.fd, 0);
+
+	gmem_transfer(&dst, &src, 0);
+	gmem_assert_owner(&dst);
+	gmem_vm_free(&dst);
+	gmem_vm_free(&src);
+}
+
+/* System management mode, the second address space */
+
+#define SMM_GPA		SZ_1G
+#define SMM_SIZE	SZ_64K
+#define SMM_SLOT	((1 << 16) | GMEM_SLOT)
+#define SMM_PORT	0xe
+#define SMRAM_GPA	0x1000000
+
+/* Increment the memory, tell user space, return.  In real-address mode. */
+static const u8 smi_handler[] = {
+	0x66, 0x67, 0xff, 0x05, 0x00, 0x00, 0x00, 0x40,	/* incl SMM_GPA */
+	0x66, 0x67, 0xa1, 0x00, 0x00, 0x00, 0x40,	/* mov SMM_GPA, %eax */
+	0xe4, SMM_PORT,					/* in $SMM_PORT, %al */
+	0x0f, 0xaa,					/* rsm */
+};
+
+static u32 run_smi(struct gmem_vm *g)
+{
+	struct kvm_vcpu *vcpu = g->vcpus[0];
+	struct kvm_regs regs;
+	int r;
+
+	inject_smi(vcpu);
+	r = __gmem_guest(g, 0, GMEM_OP_NOP, 0, 0, 0, 0);
+	TEST_ASSERT(r == KVM_EXIT_IO && vcpu->run->io.port == SMM_PORT,
+		    "Wanted an exit for port 0x%x, got %d", SMM_PORT, r);
+	vcpu_regs_get(vcpu, &regs);
+
+	/* Complete the I/O, leave SMM, and finish the job. */
+	r = gmem_run(g, 0);
+	TEST_ASSERT(!r, "The guest didn't return from SMM: %d", r);
+	return regs.rax;
+}
+
+static void smm_setup(struct gmem_vm *g, int fd)
+{
+	setup_smram(g->vm, g->vcpus[0], SMRAM_GPA, smi_handler, sizeof(smi_handler));
+	gmem_bind(g, SMM_SLOT, SMM_GPA, SMM_SIZE, fd, 0);
+}
+
+TEST_F(mmu, memory_of_smm_is_handed_over)
+{
+	struct gmem_vm *src = &self->src, *dst = &self->dst;
+	struct gmem_result res;
+	int fd, view;
+	u64 before;
+
+	if (!kvm_has_cap(KVM_CAP_X86_SMM) || kvm_check_cap(KVM_CAP_MULTI_ADDRESS_SPACE) < 2)
+		SKIP(return, "No SMM");
+
+	fd = vm_create_guest_memfd(src->vm, SMM_SIZE, GMEM_SHARED_FLAGS);
+	smm_setup(src, fd);
+	EXPECT_EQ(run_smi(src), 1);
+	EXPECT_EQ(run_smi(src), 2);
+
+	view = gmem_link(dst, fd);
+	smm_setup(dst, view);
+	dst_bind(dst, src);
+
+	/* Forth, back, with a run of the source, and forth again. */
+	res = gmem_transfer(dst, src, KVM_GMEM_TRANSFER_REQUIRE_ALL);
+	EXPECT_EQ(res.args.nr_matched, 2);
+	gmem_assert_verdict(&res, GMEM_SLOT, KVM_GMEM_SLOT_MATCH);
+	gmem_assert_verdict(&res, SMM_SLOT, KVM_GMEM_SLOT_MATCH);
+	gmem_transfer(src, dst, 0);
+	EXPECT_EQ(run_smi(src), 3);
+	gmem_transfer(dst, src, 0);
+
+	gmem_assert_faults(dst, GMEM_GPA, GMEM_SIZE, GMEM_PATTERN, 0);
+	before = gmem_nr_faults(dst);
+	EXPECT_EQ(run_smi(dst), 4);
+	/* The handler's code and the saved state are in anonymous memory. */
+	EXPECT_EQ(gmem_nr_faults(dst) - before, 2);
+	gmem_assert_owner(dst);
+	kvm_close(view);
+	kvm_close(fd);
+}
+
+TEST_F(mmu, memory_of_smm_and_of_the_rest_are_told_apart)
+{
+	struct gmem_vm *src = &self->src, *dst = &self->dst;
+	struct gmem_result res;
+
+	if (!kvm_has_cap(KVM_CAP_X86_SMM) || kvm_check_cap(KVM_CAP_MULTI_ADDRESS_SPACE) < 2)
+		SKIP(return, "No SMM");
+
+	/* The same memory, at the same address, but in the other address space. */
+	dst->fd = gmem_link(dst, src->fd);
+	gmem_bind(dst, SMM_SLOT, GMEM_GPA, GMEM_SIZE, dst->fd, 0);
+	res = gmem_assert_transfer_fails(dst, src->vm->fd, 0, ENOENT);
+	EXPECT_EQ(res.args.nr_slots, 1);
+	gmem_assert_verdict(&res, SMM_SLOT, KVM_GMEM_SLOT_NO_SOURCE);
+}
+
+/* Nested guests */
+
+#define L2_SIZE		SZ_256K
+
+FIXTURE(nested) {
+	struct gmem_vm src;
+	struct gmem_vm dst;
+};
+
+FIXTURE_VARIANT(nested) {
+	bool tdp;
+};
+
+FIXTURE_VARIANT_ADD(nested, without_tdp) {
+	.tdp = false,
+};
+
+FIXTURE_VARIANT_ADD(nested, with_tdp) {
+	.tdp = true,
+};
+
+static void l2_guest_code(void)
+{
+	u64 i, round;
+
+	for (round = 0; ; round++) {
+		for (i = 0; i < L2_SIZE / GMEM_PAGE_SIZE; i++)
+			WRITE_ONCE(*(u64 *)(GMEM_GPA + i * GMEM_PAGE_SIZE),
+				   GMEM_PATTERN + round + i);
+		GUEST_SYNC(round);
+		for (i = 0; i < L2_SIZE / GMEM_PAGE_SIZE; i++)
+			GUEST_ASSERT_EQ(READ_ONCE(*(u64 *)(GMEM_GPA + i * GMEM_PAGE_SIZE)),
+					GMEM_PATTERN + round + i);
+	}
+}
+
+static void l1_vmx_code(struct vmx_pages *vmx)
+{
+	GUEST_ASSERT(prepare_for_vmx_operation(vmx));
+	GUEST_ASSERT(load_vmcs(vmx));
+	prepare_vmcs(vmx, l2_guest_code);
+	GUEST_ASSERT(!vmlaunch());
+	GUEST_FAIL("L2 exited to L1, reason 0x%lx", vmreadz(VM_EXIT_REASON));
+}
+
+static void l1_svm_code(struct svm_test_data *svm)
+{
+	generic_svm_setup(svm, l2_guest_code);
+	run_guest(svm->vmcb, svm->vmcb_gpa);
+	GUEST_FAIL("L2 exited to L1, code 0x%lx", (u64)svm->vmcb->control.exit_code);
+}
+
+static void l1_guest_code(void *data)
+{
+	if (this_cpu_has(X86_FEATURE_VMX))
+		l1_vmx_code(data);
+	else
+		l1_svm_code(data);
+}
+
+static void run_l2(struct gmem_vm *g, u64 round)
+{
+	struct ucall uc;
+
+	vcpu_run(g->vcpus[0]);
+	switch (get_ucall(g->vcpus[0], &uc)) {
+	case UCALL_SYNC:
+		TEST_ASSERT_EQ(uc.args[1], round);
+		break;
+	case UCALL_ABORT:
+		REPORT_GUEST_ASSERT(uc);
+		break;
+	default:
+		TEST_FAIL("Unexpected exit %u (%s)", g->vcpus[0]->run->exit_reason,
+			  exit_reason_str(g->vcpus[0]->run->exit_reason));
+	}
+}
+
+FIXTURE_SETUP(nested)
+{
+	struct gmem_vm *src = &self->src;
+	gva_t nested_gva;
+
+	if (!kvm_cpu_has(X86_FEATURE_VMX) && !kvm_cpu_has(X86_FEATURE_SVM))
+		SKIP(return, "No nested virtualization");
+	if (variant->tdp && !kvm_cpu_has_tdp())
+		SKIP(return, "No nested EPT or NPT");
+
+	src->nr_vcpus = 1;
+	src->vm = __vm_create_with_one_vcpu(&src->vcpus[0], 2 * GMEM_NR_PAGES, l1_guest_code);
+	src->fd = vm_create_guest_memfd(src->vm, GMEM_SIZE, GMEM_SHARED_FLAGS);
+	gmem_bind(src, GMEM_SLOT, GMEM_GPA, GMEM_SIZE, src->fd, 0);
+	gmem_map(src, GMEM_GPA, GMEM_SIZE);
+
+	if (variant->tdp) {
+		vm_enable_tdp(src->vm);
+		tdp_identity_map_default_memslots(src->vm);
+		tdp_map(src->vm, GMEM_GPA, GMEM_GPA, L2_SIZE);
+	}
+	if (kvm_cpu_has(X86_FEATURE_VMX))
+		vcpu_alloc_vmx(src->vm, &nested_gva);
+	else
+		vcpu_alloc_svm(src->vm, &nested_gva);
+	vcpu_args_set(src->vcpus[0], 1, nested_gva);
+
+	gmem_dst_create(&self->dst, src, 1);
+}
+
+FIXTURE_TEARDOWN(nested)
+{
+	gmem_vm_free(&self->dst);
+	gmem_vm_free(&self->src);
+}
+
+TEST_F(nested, what_l2_wrote_is_handed_over)
+{
+	run_l2(&self->src, 0);
+	run_l2(&self->src, 1);
+	gmem_transfer(&self->dst, &self->src, KVM_GMEM_TRANSFER_REQUIRE_ALL);
+	gmem_guest_verify(&self->dst, GMEM_GPA, L2_SIZE, GMEM_PATTERN + 1);
+	gmem_guest_write(&self->dst, GMEM_GPA, GMEM_SIZE, GMEM_PATTERN);
+}
+
+TEST_F(nested, l2_runs_on_after_the_way_back)
+{
+	int i;
+
+	run_l2(&self->src, 0);
+	for (i = 1; i < 5; i++) {
+		gmem_transfer(&self->dst, &self->src, 0);
+		gmem_transfer(&self->src, &self->dst, 0);
+		run_l2(&self->src, i);
+	}
+	gmem_transfer(&self->dst, &self->src, 0);
+	gmem_guest_verify(&self->dst, GMEM_GPA, L2_SIZE, GMEM_PATTERN + 4);
+}
+
+TEST_F(nested, l2_in_src_maps_nothing_anymore)
+{
+	run_l2(&self->src, 0);
+	gmem_transfer(&self->dst, &self->src, 0);
+	EXPECT_EQ(vm_get_stat(self->src.vm, pages_4k), 0);
+	EXPECT_EQ(vm_get_stat(self->src.vm, pages_2m), 0);
+}
+
+int main(int argc, char *argv[])
+{
+	gmem_test_require();
+
+	return test_harness_run(argc, argv);
+}

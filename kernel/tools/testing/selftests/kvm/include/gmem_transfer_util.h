@@ -446,14 +446,20 @@ static inline int gmem_pre_fault(struct gmem_vm *g, u64 gpa, u64 size)
 
 /*
  * Map all of slot 0, so that of the faults that are taken later none is for the
- * guest's own code, data and page tables.
+ * guest's own code, data and page tables.  Write to it, or else what nobody ever
+ * wrote to would be the zero page, and only be mapped for reading.
  */
 static inline void gmem_warm_up(struct gmem_vm *g)
 {
 	struct userspace_mem_region *region = memslot2region(g->vm, 0);
-	int r = gmem_pre_fault(g, region->region.guest_phys_addr,
-			       region->region.memory_size);
+	u64 i, size = region->region.memory_size;
+	u8 *mem = region->host_mem;
+	int r;
 
+	for (i = 0; i < size; i += GMEM_PAGE_SIZE)
+		WRITE_ONCE(mem[i], READ_ONCE(mem[i]));
+
+	r = gmem_pre_fault(g, region->region.guest_phys_addr, size);
 	TEST_ASSERT(!r, "KVM_PRE_FAULT_MEMORY of slot 0 failed: %d (%s)", -r, strerror(-r));
 }
 
@@ -557,7 +563,9 @@ static inline bool gmem_access_is_sigbus(u64 *mem)
 
 	sigaction(SIGBUS, &sa_new, &sa_old);
 	if (!sigsetjmp(expect_sigbus_jmpbuf, 1)) {
-		READ_ONCE(*mem);
+		(void)READ_ONCE(*mem);
+		/* Only now. */
+		asm volatile("" ::: "memory");
 		WRITE_ONCE(sigbus, false);
 	}
 	sigaction(SIGBUS, &sa_old, NULL);

@@ -1,0 +1,254 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The tests of the kernel extension, in the emulated host.
+
+    tests/kernel/run.py [--stock] [--plain] [PROGRAM [ARGUMENT...]]
+
+Without arguments: the whole suite, as tests/check kernel shows it. With a PROGRAM of testbed/selftests: only that,
+once, in the kernel full of assertions; --plain takes the one without them, --stock the unchanged one.
+
+A run boots a kernel with a share that holds the programs, a plan, and `inside`, which says how each of them ended
+and keeps every word of the kernel. What comes out: the lines of the programs' TAP, each a test; the programs of the
+kernel's own also run in the unchanged kernel, and are to end the same; and what the kernel said must be nothing
+(splats.py), which would mean little if it could not be seen to say something: so it is provoked at the end."""
+
+import concurrent.futures
+import json
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import time
+
+import splats
+import uapi
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+SHARES = ROOT / "build/kernel"
+SMALL = ["--base", "testbed/kernel-small.config"]
+DEBUG = ["--patched", *SMALL, "--config", "testbed/kernel-debug.config"]
+
+# The kernel's own tests, how many seconds they may take, and what makes them end in that time under emulation.
+KERNELS_OWN = {
+    "guest_memfd_test": (300, []),
+    "pre_fault_memory_test": (300, []),
+    "set_memory_region_test": (900, []),
+    "memslot_modification_stress_test": (600, []),
+    "dirty_log_test": (900, []),
+    "mmu_stress_test": (900, []),
+}
+
+
+def make(*argv):
+    """What one of the makers prints; its progress goes to our error output."""
+    done = subprocess.run(argv, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(argv)} failed (status {done.returncode})")
+    return pathlib.Path(done.stdout.strip())
+
+
+class Run:
+    """One boot: what the programs said, how they ended, what the kernel said."""
+
+    def __init__(self, name, kernel, programs, plan, mem, timeout):
+        """programs: folder of testbed/selftests. plan: {test: (seconds, program, [argument])}."""
+        self.plan = plan
+        self.folder = SHARES / name
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True)
+        shutil.copy(ROOT / "tests/kernel/inside", self.folder)
+        for program in {program for _, program, _ in plan.values()}:
+            shutil.copy(programs / program, self.folder)
+        for module in kernel.parent.glob("*.ko"):
+            shutil.copy(module, self.folder)
+        (self.folder / "plan").write_text("".join(f"{test} {seconds} /mnt/share/{program} {' '.join(arguments)}\n"
+                                                  for test, (seconds, program, arguments) in plan.items()))
+        began = time.monotonic()
+        done = subprocess.run(["testbed/run", "--kernel-only", "--kernel", kernel, "--mem", str(mem), "--timeout", str(timeout),
+                               "--share", self.folder, "--console", self.folder / "console", "--", "/mnt/share/inside"],
+                              cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        self.seconds = time.monotonic() - began
+        self.status, self.said = done.returncode, done.stdout
+        self.results = {line.split()[0]: [int(word) for word in line.split()[1:]] for line in self.read("results").splitlines()
+                        if len(line.split()) == 4}
+        self.ended = self.read("results").endswith("end\n")
+        kernel_said = splats.lines_of_kmsg(self.read("kmsg"))
+        if not self.ended:  # the last words may have reached the console only
+            kernel_said += self.read("console").splitlines()
+        self.provoked, self.splats = [], []
+        for running, text in splats.splats(kernel_said):
+            (self.provoked if running.startswith("provoked_") else self.splats).append((running, text))
+
+    def read(self, name):
+        try:
+            return (self.folder / name).read_text(errors="replace").replace("\r", "")
+        except FileNotFoundError:
+            return ""
+
+    def output(self, test):
+        return self.read(f"out/{test}")
+
+    def tests(self, test):
+        """[(name, state, text)] of one program: its TAP lines, or itself when it has none."""
+        if test not in self.results:
+            return [(test, "failed", f"did not end; the run: status {self.status}\n{self.said[-3000:]}\n{self.output(test)[-3000:]}")]
+        status, seconds, left = self.results[test]
+        text = f"status {status} after {seconds} s\n" + "\n".join(self.output(test).splitlines()[-60:])
+        found = tap(self.output(test))
+        states = [state for _, state, _ in found]
+        planned = re.search(r"^1\.\.(\d+)", self.output(test), re.M)
+        tests = [(f"{test}.{name}", state, why or text) for name, state, why in found]
+        if not found:
+            state = {0: "passed", 4: "skipped"}.get(status, "failed")
+            tests.append((test, state, text))
+        elif planned and len(found) != int(planned[1]):
+            tests.append((f"{test}.all_that_was_planned_ran", "failed", f"{len(found)} of {planned[1]}: {text}"))
+        elif status not in (0, 4) and "failed" not in states:
+            tests.append((f"{test}.exit_status", "failed", text))
+        if left:
+            tests.append((f"{test}.leaves_no_process_behind", "failed", f"{left} processes still ran"))
+        return tests
+
+    def health(self):
+        """What the kernel itself has to say, once everything has run."""
+        yield "run_ends", "passed" if self.ended and not self.read("trouble") else "failed", \
+            f"status {self.status}\n{self.read('trouble')}{self.said[-4000:]}"
+        yield "kernel_says_nothing_wrong", "failed" if self.splats else "passed", \
+            "\n\n".join(f"during {running}:\n{text}" for running, text in self.splats[:5])
+        leaked = splats.leaks(self.read("leaks") + self.read("leaks-unloaded"))
+        scanned = (self.folder / "leaks-unloaded").exists()
+        yield "no_memory_is_leaked", "failed" if leaked or not scanned else "passed", \
+            "\n\n".join(leaked[:5]) or "the search for leaks did not run"
+        yield "lock_checking_was_on_to_the_end", \
+            "passed" if splats.lock_checking_is_on(self.read("lockdep_stats")) else "failed", self.read("lockdep_stats")
+        kinds = {running for running, _ in self.provoked}
+        yield "provoked_reports_are_seen", \
+            "passed" if kinds == {"provoked_WARNING", "provoked_READ_AFTER_FREE"} else "failed", f"seen: {sorted(kinds)}"
+
+
+TAP = re.compile(r"^(not )?ok \d+[ \t-]*(.*?)[ \t]*(?:#[ \t]*(SKIP|XFAIL)\b[ \t]*(.*))?$", re.M)
+
+
+def tap(text):
+    """[(name, state, reason)]"""
+    found, seen = [], {}
+    for bad, name, directive, why in TAP.findall(text):
+        name = re.sub(r"[^\w.:-]+", "_", name or why or "test").strip("_")
+        seen[name] = seen.get(name, 0) + 1
+        if seen[name] > 1:
+            name += f"_{seen[name]}"
+        found.append((name, "skipped" if directive else "failed" if bad else "passed", why))
+    return found
+
+
+def our_programs(programs):
+    return sorted(path.name for path in programs.glob("gmem_transfer_*") if path.name.endswith("_test"))
+
+
+def plan_of_ours(programs):
+    plan = {name: (1200, name, []) for name in our_programs(programs)}
+    if (programs / "gmem_transfer_stress").exists():
+        seconds = int(os.environ.get("UPGRADED_STRESS_SECONDS", "60"))
+        seed = os.environ.get("UPGRADED_STRESS_SEED") or str(1 if seconds <= 60 else time.time_ns() % 1000000007)
+        plan["gmem_transfer_stress"] = (seconds * 2 + 300, "gmem_transfer_stress", ["-t", str(seconds), "-s", seed])
+    return plan
+
+
+def plan_of_kernels_own():
+    return {name: (seconds, name, arguments) for name, (seconds, arguments) in KERNELS_OWN.items()}
+
+
+def timeout_of(plan):
+    return 900 + sum(seconds for seconds, _, _ in plan.values())
+
+
+def compare_with_stock(ours, stock):
+    """The kernel's own tests: each line must end as it does in the unchanged kernel."""
+    for program in KERNELS_OWN:
+        expected = {name: state for name, state, _ in stock.tests(program)}
+        for name, state, text in ours.tests(program):
+            before = expected.pop(name, "missing")
+            if state == before == "failed":
+                yield name, "skipped", "fails in the unchanged kernel, too"
+            elif state in (before, "passed") and before != "missing":
+                yield name, state, text
+            else:
+                yield name, "failed", f"in the unchanged kernel: {before}; here {state}: {text}"
+        yield f"{program}.as_in_the_unchanged_kernel", "failed" if expected else "passed", \
+            f"only in the unchanged kernel: {expected}"
+
+
+def suite():
+    """Yields (name, state, text)."""
+    if not (ROOT / "kernel/patches/series").exists():
+        yield "series", "skipped", "there is no kernel/patches/series"
+        return
+
+    done = subprocess.run(["kernel/export"], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, text=True)
+    yield "series_applies_and_checkpatch_is_clean", "failed" if done.returncode else "passed", done.stdout[-6000:]
+
+    programs, stock_programs = make("testbed/selftests", "--patched"), make("testbed/selftests")
+    yield from uapi.compare(programs / "include")
+
+    done = subprocess.run(["tests/kernel/matrix"], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+    for name, state, _ in tap(done.stdout):
+        yield f"compiles.{name}", state, done.stdout[-6000:]
+    if done.returncode and "\nnot ok" not in done.stdout:
+        yield "compiles", "failed", f"tests/kernel/matrix: status {done.returncode}\n{done.stdout[-3000:]}"
+
+    debug_kernel, stock_kernel = make("testbed/kernel", *DEBUG), make("testbed/kernel")
+    yield "kernel_links_with_kvm_as_modules", "passed" if (debug_kernel.parent / "kvm.ko").exists() else "failed", ""
+    plan = {**plan_of_ours(programs), **plan_of_kernels_own()}
+    stock_plan = plan_of_kernels_own()
+    enough = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") > 9 << 30
+    with concurrent.futures.ThreadPoolExecutor(2 if enough and (os.cpu_count() or 1) > 1 else 1) as pool:
+        ours = pool.submit(Run, "patched", debug_kernel, programs, plan, 4096, timeout_of(plan))
+        stock = pool.submit(Run, "stock", stock_kernel, stock_programs, stock_plan, 4096, timeout_of(stock_plan))
+        ours, stock = ours.result(), stock.result()
+    if not our_programs(programs):
+        yield "our_own_tests", "failed", "there are none"
+    for program in plan:
+        if program not in KERNELS_OWN:
+            yield from ours.tests(program)
+    yield from compare_with_stock(ours, stock)
+    yield from ours.health()
+    (SHARES / "seconds.json").write_text(json.dumps({"patched": {**{k: v[1] for k, v in ours.results.items()}, "all": round(ours.seconds)},
+                                                     "stock": {**{k: v[1] for k, v in stock.results.items()}, "all": round(stock.seconds)}},
+                                                    indent=1))
+
+
+def one(arguments):
+    """A single program by hand; its output, then what the kernel had to say."""
+    stock, plain = "--stock" in arguments, "--plain" in arguments
+    name, *more = [word for word in arguments if word not in ("--stock", "--plain")]
+    kernel = make("testbed/kernel", *([] if stock else ["--patched", *SMALL] if plain else DEBUG))
+    run = Run("one", kernel, make("testbed/selftests", *([] if stock else ["--patched"])), {name: (3000, name, more)}, 4096, 4000)
+    print(run.output(name))
+    failed = 0
+    for test, state, text in [*run.tests(name), *([] if stock or plain else run.health())]:
+        print(state, test)
+        failed |= state == "failed"
+        if state == "failed" and test not in run.output(name):
+            print(text)
+    for running, text in run.splats:
+        print(f"during {running}:\n{text}")
+    return int(failed or bool(run.splats))
+
+
+def main():
+    if sys.argv[1:]:
+        return one(sys.argv[1:])
+    failed = 0
+    for name, state, text in suite():
+        print(state, name, flush=True)
+        if state == "failed":
+            print(text)
+            failed = 1
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())

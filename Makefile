@@ -7,10 +7,10 @@ NINJA := ninja --quiet
 
 .DEFAULT_GOAL := help
 .PHONY: help build install demo check check-unit check-testbed check-integration bench \
-	kernel testbed testbed-shell testbed-install clean
+	kernel kernel-series check-kernel check-kernel-nightly bench-kernel testbed testbed-shell testbed-install clean
 
 help: ## this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
+	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-20s %s\n", $$1, $$2 }' Makefile
 
 $(BUILD)/build.ninja:
 	@testbed/deps build
@@ -32,7 +32,7 @@ demo: ## upgrade a Linux guest under load from one QEMU to another, in the emula
 	@tests/demo/run
 
 check: ## all tests; ends with "N passed, N failed, N skipped"
-	@testbed/deps build testbed
+	@testbed/deps build testbed kernel
 	@tests/check
 
 check-unit: $(ASAN)/build.ninja ## the unit tests only, with the sanitizers
@@ -46,13 +46,29 @@ check-integration: ## upgrades, rollbacks and refusals in the emulated host only
 	@testbed/deps build testbed
 	@tests/check integration
 
+check-kernel: ## the kernel extension: its tests, and the kernel's own, in a kernel full of assertions
+	@testbed/deps build testbed kernel
+	@tests/check kernel
+
+check-kernel-nightly: ## the same with eleven minutes of stress in place of one
+	@testbed/deps build testbed kernel
+	@UPGRADED_STRESS_SECONDS=660 tests/check kernel
+
 bench: ## our blackout against a bare cpr-transfer script's, into build/bench/results.json
 	@testbed/deps build testbed
 	@tests/bench/run
 
-kernel: ## the emulated host's kernel; prints where it is
+bench-kernel: ## the kernel extension against ownership alone, into build/bench/kernel.json
+	@testbed/deps testbed kernel
+	@tests/bench/kernel
+
+kernel: ## the kernel with our extension, for testbed/run --kernel; prints where it is
 	@testbed/deps testbed
-	@testbed/kernel
+	@testbed/kernel --patched
+
+kernel-series: ## our extension as patches for git am, proven to apply (BUILD_EACH=1: and to compile one by one)
+	@testbed/deps testbed kernel
+	@kernel/export $(if $(BUILD_EACH),--build)
 
 testbed: ## kernel and root file system of the emulated host
 	@testbed/deps testbed

@@ -412,6 +412,20 @@ static int any_view(struct mem *mem)
 	return -1;
 }
 
+/*
+ * A view is remembered as that of a VM, whose fd must not be that of another one
+ * by now.  Likewise what creates it, so that the owner is known to be there.
+ */
+static bool hold_vm(int v)
+{
+	if (pthread_rwlock_tryrdlock(&vms[v].life))
+		return false;
+	if (vms[v].fd >= 0)
+		return true;
+	pthread_rwlock_unlock(&vms[v].life);
+	return false;
+}
+
 static void op_mem_create(void)
 {
 	struct kvm_create_guest_memfd args = {
@@ -422,8 +436,12 @@ static void op_mem_create(void)
 	struct mem *mem = &mems[rnd(NR_MEMS)];
 	struct stat st;
 
+	if (!hold_vm(v)) {
+		count(OP_MEM_CREATE, OUTCOME_NOTHING);
+		return;
+	}
 	pthread_mutex_lock(&mem->lock);
-	if (vms[v].fd < 0 || any_view(mem) >= 0) {
+	if (any_view(mem) >= 0) {
 		count(OP_MEM_CREATE, OUTCOME_NOTHING);
 		goto out;
 	}
@@ -437,6 +455,7 @@ static void op_mem_create(void)
 		page_set(&mem->pages[i], 0);
 out:
 	pthread_mutex_unlock(&mem->lock);
+	pthread_rwlock_unlock(&vms[v].life);
 }
 
 static void op_link(void)
@@ -446,25 +465,25 @@ static void op_link(void)
 	int v = random_vm(), fd;
 	struct stat st;
 
+	if (!hold_vm(v)) {
+		count(OP_LINK, OUTCOME_NOTHING);
+		return;
+	}
 	pthread_mutex_lock(&mem->lock);
 	args.gmem_fd = any_view(mem);
-	if (vms[v].fd < 0 || args.gmem_fd < 0 || (mem->views[v] >= 0 && rnd(4))) {
+	if (args.gmem_fd < 0 || (mem->views[v] >= 0 && rnd(4))) {
 		count(OP_LINK, OUTCOME_NOTHING);
 		goto out;
 	}
 	fd = count_ret(OP_LINK, ioctl(vms[v].fd, KVM_GMEM_LINK, &args));
 	if (fd < 0)
 		goto out;
-	/*
-	 * The VM can have been replaced, and its view be there yet: then the
-	 * old one is of a VM that nobody has an fd of.
-	 */
 	TEST_ASSERT(!fstat(fd, &st) && st.st_ino == mem->ino, "A view of another inode");
-	if (mem->views[v] >= 0)
-		close(mem->views[v]);
+	TEST_ASSERT(mem->views[v] < 0, "A second view of the same VM");
 	mem->views[v] = fd;
 out:
 	pthread_mutex_unlock(&mem->lock);
+	pthread_rwlock_unlock(&vms[v].life);
 }
 
 static int random_fd(void)
@@ -909,10 +928,29 @@ static void op_transfer_nonsense(void)
 	pthread_rwlock_unlock(&world);
 }
 
+static bool is_parked(int v)
+{
+	struct vm *vm = &vms[v];
+	bool parked = false;
+
+	pthread_mutex_lock(&vm->vcpu_locks[0]);
+	if (vm->runs[0]) {
+		vm->runs[0]->immediate_exit = 1;
+		parked = ioctl(vm->vcpu_fds[0], KVM_RUN, NULL) && errno == ESTALE;
+		vm->runs[0]->immediate_exit = 0;
+		if (!parked)
+			vm->mmio[0] = false;
+	}
+	pthread_mutex_unlock(&vm->vcpu_locks[0]);
+
+	return parked;
+}
+
 /* The source doesn't run, and the destination reads what it must. */
 static void op_transfer_checked(void)
 {
 	int dst = random_vm(), src = random_vm(), m, r;
+	bool reverse;
 	u32 nr = 1;
 
 	if (dst == src || pthread_rwlock_trywrlock(&world)) {
@@ -925,8 +963,10 @@ static void op_transfer_checked(void)
 		count(OP_TRANSFER_CHECKED, OUTCOME_NOTHING);
 		goto out;
 	}
+	/* On the way back, nobody is parked. */
+	reverse = is_parked(dst);
 	if (transfer(OP_TRANSFER_CHECKED, vms[dst].fd, vms[src].fd,
-		     random_flags() & ~KVM_GMEM_TRANSFER_DRY_RUN))
+		     random_flags() & ~KVM_GMEM_TRANSFER_DRY_RUN) || reverse)
 		goto out;
 
 	r = run_guest_job(src, rnd(NR_VCPUS), CODE_COUNT, CODE_GPA + CODE_SIZE / 2, &nr);
@@ -957,13 +997,13 @@ static void op_adopt(void)
 {
 	int dst = random_vm(), src = random_vm(), m, fd;
 
-	if (dst == src) {
+	if (dst == src || !hold_vm(dst)) {
 		count(OP_ADOPT, OUTCOME_NOTHING);
 		return;
 	}
 
 	for (m = 0; m < NR_MEMS; m++) {
-		int vm_fd = READ_ONCE(vms[dst].fd);
+		int vm_fd = vms[dst].fd;
 		struct mem *mem = &mems[m];
 		struct kvm_gmem_link args = {};
 
@@ -980,6 +1020,7 @@ static void op_adopt(void)
 						    mem->views[dst], 0));
 		pthread_mutex_unlock(&mem->lock);
 	}
+	pthread_rwlock_unlock(&vms[dst].life);
 
 	pthread_rwlock_rdlock(&world);
 	transfer(OP_ADOPT, READ_ONCE(vms[dst].fd), READ_ONCE(vms[src].fd), random_flags());

@@ -19,11 +19,14 @@
 #include "kvm_util.h"
 #include "test_util.h"
 #include "ucall_common.h"
+
+#ifndef GMEM_TRANSFER_NO_TESTS
 #include "kvm_test_harness.h"
 
 /* Emulated hosts and debug kernels are slow, let only a hang be a timeout. */
 #undef TEST_TIMEOUT_DEFAULT
 #define TEST_TIMEOUT_DEFAULT	300
+#endif
 
 #define GMEM_SLOT		5
 #define GMEM_GPA		SZ_4G

@@ -48,6 +48,9 @@
 #define KVM_GMEM_MOVE_TRIES	1000
 #define KVM_GMEM_MOVE_DELAY_US	10
 
+/* Until then, the guest should have got going again. */
+#define KVM_GMEM_ZAP_DELAY	(HZ / 10)
+
 /* The quirks that take part in making a SPTE, by way of the memory type. */
 #define KVM_GMEM_SPTE_QUIRKS	(KVM_X86_QUIRK_CD_NW_CLEARED |	\
 				 KVM_X86_QUIRK_IGNORE_GUEST_PAT)
@@ -102,7 +105,8 @@ static void kvm_gmem_unload_vcpus(struct kvm *kvm)
 /* Zap invalidated roots when nobody is waiting for it. */
 void kvm_mmu_gmem_zap_work(struct work_struct *work)
 {
-	struct kvm *kvm = container_of(work, struct kvm, arch.gmem_zap_work);
+	struct kvm *kvm = container_of(to_delayed_work(work), struct kvm,
+				       arch.gmem_zap_work);
 	gfn_t gfn = 0;
 	bool more;
 
@@ -133,7 +137,8 @@ static void kvm_gmem_drop_roots(struct kvm *kvm)
 	scoped_guard(write_lock, &kvm->mmu_lock)
 		kvm_tdp_mmu_invalidate_roots(kvm, KVM_DIRECT_ROOTS);
 
-	queue_work(system_dfl_wq, &kvm->arch.gmem_zap_work);
+	queue_delayed_work(system_dfl_wq, &kvm->arch.gmem_zap_work,
+			   KVM_GMEM_ZAP_DELAY);
 }
 
 static int kvm_gmem_alloc_headers(struct list_head *headers, int nr)

@@ -91,32 +91,59 @@ static char *value_options(const char *cpu)
 	return kept;
 }
 
+/* Is it a property whose value the guest can see? */
+static bool is_pinned(struct json_object *property)
+{
+	const char *name = json_get_string(property, "name");
+	const char *type = json_get_string(property, "type");
+
+	if (!name || !type)
+		return false;
+	return strcmp(type, "bool") ? is_identity(name) : is_feature(name);
+}
+
+static struct json_object *get_args(const char *path, const char *property)
+{
+	struct json_object *args = json_object_new_object();
+
+	json_object_object_add(args, "path", json_object_new_string(path));
+	json_object_object_add(args, "property", json_object_new_string(property));
+	return args;
+}
+
+/* A vCPU has some three hundred of them: all are asked for at once. */
 static int read_props(struct qmp *qmp, const char *path, struct json_object *props,
 		      struct error *err)
 {
+	_cleanup_free_ struct qmp_call *calls = NULL;
+	_cleanup_free_ const char **names = NULL;
 	struct json_object *list = NULL;
+	size_t size, n = 0;
 	int r;
 
 	r = qmp_qom_list(qmp, path, &list, err);
-	for (size_t i = 0; r >= 0 && i < json_array_size(json_get_array(list, NULL)); i++) {
-		struct json_object *p = json_object_array_get_idx(list, i), *value = NULL;
-		_cleanup_error_ struct error why = ERROR_INIT;
-		const char *name = json_get_string(p, "name"), *type = json_get_string(p, "type");
+	if (r < 0)
+		return r;
+	size = json_array_size(json_get_array(list, NULL));
+	calls = calloc(size + 1, sizeof(*calls));
+	names = calloc(size + 1, sizeof(*names));
+	for (size_t i = 0; calls && names && i < size; i++) {
+		struct json_object *p = json_object_array_get_idx(list, i);
 
-		if (!name || !type)
+		if (!is_pinned(p))
 			continue;
-		if (strcmp(type, "bool") ? !is_identity(name) : !is_feature(name))
-			continue;
-		r = qmp_qom_get(qmp, path, name, &value, &why);
-		if (r == -EREMOTEIO) {
-			r = 0; /* some cannot be read */
-			continue;
-		}
-		if (r < 0)
-			error_move(err, &why);
-		else
-			json_object_object_add(props, name, value);
+		names[n] = json_get_string(p, "name");
+		calls[n].command = "qom-get";
+		calls[n].args = get_args(path, names[n]);
+		n++;
 	}
+	r = calls && names ? qmp_execute_all(qmp, calls, n, err) : -ENOMEM;
+	/* Some cannot be read. */
+	for (size_t i = 0; i < n && r >= 0; i++)
+		if (calls[i].r >= 0)
+			json_object_object_add(props, names[i], TAKE_PTR(calls[i].value));
+	if (calls)
+		qmp_calls_clear(calls, n);
 	json_object_put(list);
 	return r;
 }

@@ -3,9 +3,9 @@
  * A QMP client for one monitor. Used by the worker's phases for the source and
  * the target, and by the probe. QEMU sends JSON objects back to back: the
  * greeting, one reply per command (which carries the command's id) and, at any
- * moment, events. Replies go to the command that waits for them; events are
- * queued in the order they came, with QEMU's own timestamps, from which the
- * blackout is computed.
+ * moment, events. Commands may be sent several at once; replies go to the ones
+ * that wait for them. Events are queued in the order they came, with QEMU's own
+ * timestamps, from which the blackout is computed.
  *
  * What comes in is not trusted: it may be cut anywhere, be no JSON, be endless
  * or answer what was never asked; all of that is an error, none is a crash.
@@ -34,6 +34,13 @@ struct event {
 	struct json_object *object;
 };
 
+/* What the commands with the ids @first, @first + 1, ... were answered. */
+struct replies {
+	uint64_t first;
+	size_t n, came;
+	struct json_object **v;
+};
+
 struct qmp {
 	int in;
 	int out; /* may be the same as in */
@@ -41,9 +48,9 @@ struct qmp {
 	char *version;
 	struct waiter *w;
 	struct json_tokener *tokener;
-	size_t object_size;	  /* bytes of the unfinished object so far */
-	uint64_t id;		  /* of the last command */
-	struct json_object *last; /* the greeting or reply that came, until it is taken */
+	size_t object_size; /* bytes of the unfinished object so far */
+	uint64_t id;	    /* of the last command */
+	struct replies due; /* what is waited for: the greeting or replies */
 	struct event *first;
 	struct event **tail;
 	size_t n_events;
@@ -90,28 +97,63 @@ static struct json_object *dequeue_event(struct qmp *q)
 	return object;
 }
 
-/* Sorts one object: an event, the greeting, or the reply to the last command. */
-static int handle_object(struct qmp *q, struct json_object *object, struct error *err)
+static int expect(struct qmp *q, uint64_t first, size_t n)
+{
+	q->due = (struct replies){ .first = first, .n = n, .v = calloc(n, sizeof(*q->due.v)) };
+	return q->due.v ? 0 : -ENOMEM;
+}
+
+/* What comes for them from here on is a late reply. */
+static void expect_nothing(struct qmp *q)
+{
+	for (size_t i = 0; q->due.v && i < q->due.n; i++)
+		json_object_put(q->due.v[i]);
+	free(q->due.v);
+	q->due = (struct replies){ 0 };
+}
+
+/* Where the object belongs that is no event; NULL: nobody waits for it (any more). */
+static struct json_object **place(struct qmp *q, struct json_object *object)
 {
 	struct json_object *id;
+	uint64_t i;
+
+	/*
+	 * The greeting has no id, nor has an error about a command that QEMU
+	 * could not parse: they go to the first who waits.
+	 */
+	if (!json_object_object_get_ex(object, "id", &id)) {
+		for (i = 0; i < q->due.n && q->due.v[i]; i++)
+			;
+	} else if (json_object_is_type(id, json_type_int)) {
+		i = json_object_get_uint64(id) - q->due.first;
+	} else {
+		return NULL;
+	}
+	return i < q->due.n && !q->due.v[i] ? &q->due.v[i] : NULL;
+}
+
+/* Sorts one object: an event, the greeting, or a reply. */
+static int handle_object(struct qmp *q, struct json_object *object, struct error *err)
+{
+	struct json_object **to;
 
 	if (!json_object_is_type(object, json_type_object))
 		return error_set(err, broken(q, -EBADMSG), "%s sent JSON that is no QMP", q->name);
 	if (json_object_object_get_ex(object, "event", NULL))
 		return queue_event(q, object, err);
-	/*
-	 * The late reply of a command that was given up is dropped. An error
-	 * without an id is about a command that QEMU could not parse.
-	 */
-	if (json_object_object_get_ex(object, "id", &id) &&
-	    (!json_object_is_type(id, json_type_int) || json_object_get_uint64(id) != q->id))
+	to = place(q, object);
+	/* The late reply of a command that was given up is dropped. */
+	if (!to && json_object_object_get_ex(object, "id", NULL))
 		return 0;
 	if (!json_object_object_get_ex(object, "QMP", NULL) &&
 	    !json_object_object_get_ex(object, "return", NULL) &&
 	    !json_object_object_get_ex(object, "error", NULL))
 		return error_set(err, broken(q, -EBADMSG), "%s sent JSON that is no QMP", q->name);
-	json_object_put(q->last);
-	q->last = json_object_get(object);
+	if (to) {
+		*to = json_object_get(object);
+		q->due.came++;
+	}
 	return 0;
 }
 
@@ -191,12 +233,12 @@ static int wait_on(struct qmp *q, int fd, short events, uint64_t since, struct e
 	return r;
 }
 
-/* Waits until the greeting or the reply came; it is in q->last then. */
-static int wait_reply(struct qmp *q, uint64_t since, struct error *err)
+/* Waits until all that is due came; it is in q->due.v then. */
+static int wait_replies(struct qmp *q, uint64_t since, struct error *err)
 {
 	int r;
 
-	while (!q->last) {
+	while (q->due.came < q->due.n) {
 		r = read_some(q, err);
 		if (r < 0)
 			return r;
@@ -275,55 +317,128 @@ static int remote_error(struct qmp *q, const char *command, struct json_object *
 			 desc ? json_object_get_string(desc) : "it gave no reason");
 }
 
-static int execute(struct qmp *q, const char *command, struct json_object *args,
-		   struct json_object **ret_value, struct error *err)
+/* The commands one after the other, as they go over the wire. */
+static int print_calls(struct qmp *q, struct qmp_call *calls, size_t n, char **ret_text,
+		       size_t *ret_len)
 {
+	_cleanup_free_ char *text = NULL;
+	FILE *out = open_memstream(&text, ret_len);
+	int r = 0;
+
+	if (!out)
+		return -ENOMEM;
+	for (size_t i = 0; i < n; i++) {
+		struct json_object *c = make_command(++q->id, calls[i].command, calls[i].args);
+		const char *s =
+			c ? json_object_to_json_string_ext(c, JSON_C_TO_STRING_PLAIN) : NULL;
+
+		if (!s || fputs(s, out) < 0)
+			r = -ENOMEM;
+		json_object_put(c);
+	}
+	if (fclose(out) || r < 0)
+		return -ENOMEM;
+	*ret_text = TAKE_PTR(text);
+	return 0;
+}
+
+/* What a command came to, from its reply. */
+static int take_reply(struct qmp *q, struct qmp_call *call, struct json_object *reply,
+		      struct error *err)
+{
+	struct json_object *value;
+
+	if (json_object_object_get_ex(reply, "error", &value))
+		return remote_error(q, call->command, value, err);
+	if (!json_object_object_get_ex(reply, "return", &value))
+		return error_set(err, broken(q, -EBADMSG), "%s answered '%s' with no QMP reply",
+				 q->name, call->command);
+	call->value = json_object_get(value);
+	return 0;
+}
+
+static int execute(struct qmp *q, struct qmp_call *calls, size_t n, struct error *err)
+{
+	_cleanup_free_ char *text = NULL;
 	uint64_t since = now_us();
-	struct json_object *object, *value;
-	const char *text;
 	size_t len;
 	int r;
 
-	json_object_put(q->last);
-	q->last = NULL;
-	object = make_command(++q->id, command, args);
-	text = object ? json_object_to_json_string_length(object, JSON_C_TO_STRING_PLAIN, &len)
-		      : NULL;
-	if (!text) {
-		json_object_put(object);
-		return error_errno(err, -ENOMEM, "cannot ask %s for '%s'", q->name, command);
-	}
+	if (q->broken)
+		return error_set(err, q->broken, "the monitor of %s cannot be used any more",
+				 q->name);
+	if (expect(q, q->id + 1, n) < 0 || print_calls(q, calls, n, &text, &len) < 0)
+		return error_errno(err, -ENOMEM, "cannot ask %s", q->name);
 	r = write_all(q, text, len, since, err);
-	json_object_put(object);
-	if (r >= 0)
-		r = wait_reply(q, since, err);
-	if (r < 0) {
-		error_prefix(err, "'%s'", command);
-		return r;
+	return r < 0 ? r : wait_replies(q, since, err);
+}
+
+/* Forgets what was shown and waited for before, and what the calls had. */
+static void begin_calls(struct qmp *q, struct qmp_call *calls, size_t n)
+{
+	json_object_put(q->shown);
+	q->shown = NULL;
+	for (size_t i = 0; i < n; i++) {
+		calls[i].value = NULL;
+		calls[i].r = -ECANCELED;
 	}
-	if (json_object_object_get_ex(q->last, "error", &value))
-		return remote_error(q, command, value, err);
-	if (!json_object_object_get_ex(q->last, "return", &value))
-		return error_set(err, broken(q, -EBADMSG), "%s answered '%s' with no QMP reply",
-				 q->name, command);
-	if (ret_value)
-		*ret_value = json_object_get(value);
-	return 0;
+}
+
+static void end_calls(struct qmp *q, struct qmp_call *calls, size_t n)
+{
+	for (size_t i = 0; i < n; i++) {
+		json_object_put(calls[i].args);
+		calls[i].args = NULL;
+	}
+	expect_nothing(q);
+}
+
+int qmp_execute_all(struct qmp *q, struct qmp_call *calls, size_t n, struct error *err)
+{
+	int r;
+
+	if (!n)
+		return 0;
+	begin_calls(q, calls, n);
+	r = execute(q, calls, n, err);
+	if (r < 0)
+		error_prefix(err, "'%s' and %zu more", calls[0].command, n - 1);
+	for (size_t i = 0; i < n && r >= 0; i++) {
+		calls[i].r = take_reply(q, &calls[i], q->due.v[i], NULL);
+		if (q->broken)
+			r = error_set(err, q->broken, "%s answered '%s' with no QMP reply", q->name,
+				      calls[i].command);
+	}
+	end_calls(q, calls, n);
+	return r;
+}
+
+void qmp_calls_clear(struct qmp_call *calls, size_t n)
+{
+	for (size_t i = 0; i < n; i++) {
+		json_object_put(calls[i].args);
+		json_object_put(calls[i].value);
+		calls[i].args = calls[i].value = NULL;
+	}
 }
 
 int qmp_execute(struct qmp *q, const char *command, struct json_object *args,
 		struct json_object **ret_value, struct error *err)
 {
+	struct qmp_call call = { .command = command, .args = args };
 	int r;
 
-	json_object_put(q->shown);
-	q->shown = NULL;
-	r = q->broken ? error_set(err, q->broken, "'%s': the monitor of %s cannot be used any more",
-				  command, q->name)
-		      : execute(q, command, args, ret_value, err);
-	json_object_put(args);
-	json_object_put(q->last);
-	q->last = NULL;
+	begin_calls(q, &call, 1);
+	r = execute(q, &call, 1, err);
+	if (r < 0)
+		error_prefix(err, "'%s'", command);
+	else
+		r = take_reply(q, &call, q->due.v[0], err);
+	end_calls(q, &call, 1);
+	if (ret_value && r >= 0)
+		*ret_value = call.value;
+	else
+		json_object_put(call.value);
 	return r;
 }
 
@@ -350,7 +465,9 @@ static int greet(struct qmp *q, struct error *err)
 	uint64_t since = now_us();
 	int r;
 
-	r = wait_reply(q, since, &why);
+	if (expect(q, 0, 1) < 0)
+		return -ENOMEM;
+	r = wait_replies(q, since, &why);
 	if (r == -ETIMEDOUT)
 		return error_set(err, -EBUSY, "%s sent no QMP greeting within %.1f s", q->name,
 				 seconds_since(since));
@@ -359,7 +476,8 @@ static int greet(struct qmp *q, struct error *err)
 			error_move(err, &why);
 		return r;
 	}
-	r = read_version(q, q->last);
+	r = read_version(q, q->due.v[0]);
+	expect_nothing(q);
 	if (r == -EBADMSG)
 		error_set(err, r, "%s did not greet as a QMP monitor does", q->name);
 	if (r < 0)
@@ -536,7 +654,7 @@ void qmp_freep(struct qmp **qp)
 		return;
 	qmp_drop_events(q);
 	json_object_put(q->shown);
-	json_object_put(q->last);
+	expect_nothing(q);
 	if (q->tokener)
 		json_tokener_free(q->tokener);
 	if (q->in >= 0)

@@ -42,6 +42,25 @@ const char *qmp_version(const struct qmp *q);
 int qmp_execute(struct qmp *q, const char *command, struct json_object *args,
 		struct json_object **ret_value, struct error *err);
 
+/* One of several commands that are sent at once, and what came of it. */
+struct qmp_call {
+	const char *command;
+	struct json_object *args;  /* may be NULL; taken, and NULL afterwards */
+	struct json_object *value; /* a reference of the caller's; NULL if r < 0 */
+	int r;                     /* 0, -EREMOTEIO, -ENOSYS: as qmp_execute() */
+};
+
+/*
+ * Sends all commands, then reads all replies: one wait instead of @n. QEMU runs
+ * them in this order, whatever comes of those before. 0: all were answered,
+ * each by its own r; a negative errno: the monitor failed, and those that were
+ * not answered have -ECANCELED.
+ */
+int qmp_execute_all(struct qmp *q, struct qmp_call *calls, size_t n, struct error *err);
+
+/* Drops what the calls hold. */
+void qmp_calls_clear(struct qmp_call *calls, size_t n);
+
 /*
  * Takes the oldest event that has not been looked at, waiting for one until
  * the deadline. 0 or as wait_for().

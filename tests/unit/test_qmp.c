@@ -161,6 +161,63 @@ static void replies_are_matched_and_events_queued(void **state)
 	close_peer(&p);
 }
 
+/* Answers only when it has heard the last of them, some out of their order. */
+static void commands_sent_at_once_get_each_their_reply(void **state)
+{
+	static const struct step steps[] = {
+		{ NULL, GREETING },
+		{ "qmp_capabilities", CAPS },
+		{ "x-last",
+		  "{\"return\": 20, \"id\": 2}{\"event\": \"STOP\"}{\"return\": 9, \"id\": 1}" },
+		{ NULL, "{\"id\": 4, \"error\": {\"class\": \"CommandNotFound\", \"desc\": \"?\"}}"
+			"{\"id\": 3, \"error\": {\"class\": \"GenericError\", \"desc\": \"no\"}}"
+			"{\"return\": 20, \"id\": 2}{\"return\": 50, \"id\": 5}" },
+		{ "x-next", "{\"return\": 5, \"id\": 5}{\"return\": 60, \"id\": 6}" },
+		{ NULL, NULL }
+	};
+	struct qmp_call calls[] = { { .command = "x-one", .args = json_object_new_object() },
+				    { .command = "x-two" },
+				    { .command = "x-three" },
+				    { .command = "x-last" } };
+	static const int results[] = { 0, -EREMOTEIO, -ENOSYS, 0 };
+	struct json_object *v = NULL;
+	struct qmp_event event;
+	struct peer p;
+
+	open_peer(&p, play_steps, steps);
+	assert_int_equal(p.r, 0);
+	assert_int_equal(qmp_execute_all(p.q, calls, ARRAY_SIZE(calls), &p.err), 0);
+	for (size_t i = 0; i < ARRAY_SIZE(calls); i++)
+		assert_int_equal(calls[i].r, results[i]);
+	assert_int_equal(json_object_get_int(calls[0].value), 20);
+	assert_null(calls[1].value);
+	assert_int_equal(json_object_get_int(calls[3].value), 50);
+	qmp_calls_clear(calls, ARRAY_SIZE(calls));
+	assert_int_equal(qmp_next_event(p.q, &event, &p.err), 0);
+	assert_int_equal(qmp_execute(p.q, "x-next", NULL, &v, &p.err), 0);
+	assert_int_equal(json_object_get_int(v), 60);
+	json_object_put(v);
+	close_peer(&p);
+}
+
+static void what_was_not_answered_is_told(void **state)
+{
+	static const struct step steps[] = { { NULL, GREETING },
+					     { "qmp_capabilities", CAPS },
+					     { "x-two", "{\"return\": 20, \"id\": 2}" },
+					     { NULL, NULL } };
+	struct qmp_call calls[] = { { .command = "x-one" }, { .command = "x-two" } };
+	struct peer p;
+	int r;
+
+	open_peer(&p, play_end, steps);
+	r = qmp_execute_all(p.q, calls, ARRAY_SIZE(calls), &p.err);
+	failed(&p, r, -ECONNRESET, "'x-one' and 1 more");
+	assert_int_equal(calls[1].r, -ECANCELED);
+	qmp_calls_clear(calls, ARRAY_SIZE(calls));
+	close_peer(&p);
+}
+
 static void play_bytewise(int fd, const void *data)
 {
 	static const char tail[] = "{\"event\": \"STOP\"}{\"return\": [], \"id\": 2}";
@@ -404,6 +461,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(replies_are_matched_and_events_queued),
+		cmocka_unit_test(commands_sent_at_once_get_each_their_reply),
+		cmocka_unit_test(what_was_not_answered_is_told),
 		cmocka_unit_test(input_may_be_cut_anywhere),
 		cmocka_unit_test(large_commands_and_replies_pass),
 		cmocka_unit_test(errors_of_qemu_are_sentences),

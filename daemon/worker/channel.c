@@ -18,6 +18,7 @@
 
 #include <poll.h>
 #include <string.h>
+#include <sys/fsuid.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -56,12 +57,16 @@ int channel_listen(const char *path, uid_t uid, int *ret_fd, struct error *err)
 	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (fd < 0)
 		return error_errno(err, -errno, "no socket");
+	/*
+	 * The source connects with its own uid, which owns the directory already
+	 * and could put a link there: so it is made as that user, not given away.
+	 */
+	setfsuid(uid);
 	(void)unlink(path);
-	if (bind(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0)
-		return error_errno(err, -errno, "cannot bind %s", path);
-	/* The source connects with its own uid, which owns the directory already. */
-	if (geteuid() == 0 && chown(path, uid, (gid_t)-1) < 0)
-		return error_errno(err, -errno, "cannot give %s to uid %u", path, uid);
+	r = bind(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0 ? -errno : 0;
+	setfsuid(geteuid());
+	if (r < 0)
+		return error_errno(err, r, "cannot bind %s", path);
 	if (listen(fd, 1) < 0)
 		return error_errno(err, -errno, "cannot listen on %s", path);
 	*ret_fd = TAKE_FD(fd);
@@ -187,8 +192,7 @@ static int write_all(struct waiter *w, int fd, const uint8_t *p, size_t len, con
 	return 0;
 }
 
-int channel_send_cpr(struct waiter *w, int target, const struct cpr_state *state,
-		     struct error *err)
+int channel_send_cpr(struct waiter *w, int target, const struct cpr_state *state, struct error *err)
 {
 	const uint8_t *p = state->bytes;
 	size_t left = state->len, sent = 0;
@@ -261,8 +265,8 @@ int channel_relay_main(struct waiter *w, int source, int target, int spool, uint
 		if (r < 0)
 			return r;
 		for (ssize_t done = 0; done < n;) {
-			ssize_t m = pwrite(spool, buf + done, (size_t)(n - done),
-					   (off_t)total + done);
+			ssize_t m =
+				pwrite(spool, buf + done, (size_t)(n - done), (off_t)total + done);
 
 			if (m <= 0)
 				return error_errno(err, m ? -errno : -EIO,

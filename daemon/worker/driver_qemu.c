@@ -24,6 +24,7 @@
 #include "channel.h"
 #include "compare.h"
 #include "link.h"
+#include "names.h"
 #include "probe.h"
 #include "process.h"
 #include "qmp.h"
@@ -707,15 +708,6 @@ static int end_process(struct upgrade *u, int pidfd, const char *who, struct err
 	return 0;
 }
 
-static int write_pidfile(const char *path, pid_t pid, struct error *err)
-{
-	_cleanup_fclose_ FILE *f = fopen(path, "we");
-
-	if (!f || fprintf(f, "%d\n", pid) < 0 || fflush(f))
-		return error_errno(err, -errno, "cannot write the pid file %s", path);
-	return 0;
-}
-
 static int run_command(struct qmp *qmp, const char *command, struct error *err)
 {
 	struct json_object *object = json_tokener_parse(command);
@@ -744,17 +736,7 @@ static int finish(struct upgrade *u, struct error *err)
 	r = end_process(u, u->source_pidfd, "the source", err);
 	if (r < 0)
 		return r;
-	first = 0;
-	/* Each of these stands alone: try all, report the first that fails. */
-	for (size_t i = 0; i < plan->n_renames; i++)
-		if (rename(plan->renames[i]->from, plan->renames[i]->to) < 0 && errno != ENOENT &&
-		    !first)
-			first = error_errno(err, -errno, "cannot rename %s to %s",
-					    plan->renames[i]->from, plan->renames[i]->to);
-	for (size_t i = 0; i < plan->n_pidfiles; i++) {
-		r = write_pidfile(plan->pidfiles[i], u->target.pid, err);
-		first = first ?: r;
-	}
+	first = names_take_over(plan, u->target.pid, u->target_pidfd, err);
 	for (size_t i = 0; i < plan->n_commands; i++) {
 		r = run_command(q->target_qmp, plan->commands[i], err);
 		first = first ?: r;

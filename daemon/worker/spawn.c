@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Starting a process with the identity of another: the target, and the short
- * probe of its binary. The parent looks everything up and opens everything
+ * Starting a process with the identity of another: the target, the short probe
+ * of its binary, and a function of ours that is to have no more rights than the
+ * guest's VMM (spawn_work()). The parent looks everything up and opens everything
  * (identity.c); the child only makes system calls on what it finds ready, in
  * an order in which every step still has the privileges it needs:
  *
@@ -64,6 +65,7 @@ enum step {
 	STEP_AMBIENT,
 	STEP_NO_NEW_PRIVS,
 	STEP_EXEC,
+	STEP_WORK,
 	STEP_COUNT
 };
 
@@ -88,6 +90,7 @@ static const char *const step_names[STEP_COUNT] = {
 	[STEP_AMBIENT] = "set the source's ambient capabilities",
 	[STEP_NO_NEW_PRIVS] = "set no_new_privs",
 	[STEP_EXEC] = "be executed",
+	[STEP_WORK] = "do it",
 };
 
 /* What the child writes into the pipe before it gives up. */
@@ -102,7 +105,9 @@ struct child {
 	const struct identity *id;
 	int *fds; /* for s->fds, in this process */
 	int stdio[3];
-	int report; /* the pipe's writing end */
+	int report;		       /* the pipe's writing end */
+	int (*work)(const void *data); /* instead of exec */
+	const void *data;
 };
 
 __attribute__((noreturn)) static void fail(const struct child *c, enum step step, int detail)
@@ -293,6 +298,26 @@ __attribute__((noreturn)) static void child_main(struct child *c)
 	fail(c, STEP_EXEC, 0);
 }
 
+/* As child_main(), for a function instead of a program: nothing but the report stays open. */
+__attribute__((noreturn)) static void child_work(struct child *c)
+{
+	int r;
+
+	reset_signals(c);
+	enter(c);
+	if ((c->report != 3 && dup3(c->report, 3, O_CLOEXEC) < 0) ||
+	    close_range(4, UINT_MAX, 0) < 0)
+		fail(c, STEP_FDS, -1);
+	c->report = 3;
+	set_limits(c);
+	set_credentials(c);
+	r = c->work(c->data);
+	if (r >= 0)
+		_exit(0);
+	errno = -r;
+	fail(c, STEP_WORK, 0);
+}
+
 /* What the detail of a failed step is, as a text in parentheses; may be empty. */
 static void detail_text(const struct failure *f, char *text, size_t size)
 {
@@ -323,6 +348,8 @@ static int child_failed(const struct spawn *s, const struct failure *f, struct e
 		return error_set(err, -EPROTO, "%s reported nonsense while it started", s->argv[0]);
 	if (f->step == STEP_EXEC && s->ret_no_exec)
 		*s->ret_no_exec = true;
+	if (f->step == STEP_WORK)
+		return error_errno(err, -f->error, "cannot %s", s->argv[0]);
 	if (f->step == STEP_EXEC)
 		return error_errno(err, -f->error, "%s cannot be executed", s->argv[0]);
 	detail_text(f, detail, sizeof(detail));
@@ -402,32 +429,33 @@ static int copy_fds(struct child *c, int *ret_opened, struct error *err)
 	return 0;
 }
 
-/* fork(), with the child in the source's pid namespace if that is another one. */
-static int fork_in_namespace(const struct identity *id, pid_t *ret_pid, struct error *err)
+/* As fork(), with the child in the source's pid namespace; a negative errno if it fails. */
+static pid_t fork_in_namespace(const struct identity *id, struct error *err)
 {
 	_cleanup_close_ int ours = -EBADF;
 	int saved;
+	pid_t pid;
 
 	if (id->ns[NS_PID] >= 0) {
 		ours = open("/proc/self/ns/pid", O_RDONLY | O_CLOEXEC);
 		if (ours < 0 || setns(id->ns[NS_PID], CLONE_NEWPID) < 0)
 			return error_errno(err, -errno, "cannot enter the source's pid namespace");
 	}
-	*ret_pid = fork();
-	if (*ret_pid == 0)
+	pid = fork();
+	if (pid == 0)
 		return 0;
 	saved = errno;
 	/* Nothing else may be started there by mistake. */
 	if (ours >= 0 && setns(ours, CLONE_NEWPID) < 0) {
 		int r = -errno;
 
-		if (*ret_pid > 0) {
-			kill(*ret_pid, SIGKILL);
-			waitpid(*ret_pid, NULL, 0);
+		if (pid > 0) {
+			kill(pid, SIGKILL);
+			waitpid(pid, NULL, 0);
 		}
 		return error_errno(err, r, "cannot leave the source's pid namespace");
 	}
-	return *ret_pid < 0 ? error_errno(err, -saved, "cannot fork") : 0;
+	return pid < 0 ? error_errno(err, -saved, "cannot fork") : pid;
 }
 
 static int spawn_child(struct child *c, pid_t *ret_pid, int *ret_pidfd, struct error *err)
@@ -440,12 +468,14 @@ static int spawn_child(struct child *c, pid_t *ret_pid, int *ret_pidfd, struct e
 		return error_errno(err, -errno, "cannot make a pipe");
 	reading = ends[0];
 	c->report = ends[1];
-	r = fork_in_namespace(c->id, &pid, err);
-	if (r >= 0 && pid == 0)
+	pid = fork_in_namespace(c->id, err);
+	if (pid == 0 && c->work)
+		child_work(c);
+	if (pid == 0)
 		child_main(c);
 	closep(&c->report);
-	if (r < 0)
-		return r;
+	if (pid < 0)
+		return pid;
 	pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
 	if (pidfd < 0) {
 		r = -errno;
@@ -489,4 +519,33 @@ int spawn_like(const struct spawn *s, pid_t *ret_pid, int *ret_pidfd, struct err
 	for (int i = 0; i < 3; i++)
 		closep(&opened[i]);
 	return r;
+}
+
+int spawn_work(pid_t like, int like_pidfd, const char *what, int (*work)(const void *data),
+	       const void *data, struct error *err)
+{
+	__attribute__((cleanup(identity_freep))) struct identity *id = NULL;
+	_cleanup_close_ int pidfd = -EBADF;
+	struct spawn s = { .argv = (char *[]){ (char *)what, NULL } };
+	struct child c = { .s = &s, .report = -EBADF, .work = work, .data = data };
+	siginfo_t info = { 0 };
+	pid_t pid;
+	int r;
+
+	r = identity_read(like, like_pidfd, true, &id, err);
+	if (r < 0)
+		return r;
+	/* It is no process of the VM's, and nobody there is to see it. */
+	closep(&id->ns[NS_PID]);
+	c.id = id;
+	r = spawn_child(&c, &pid, &pidfd, err);
+	if (r < 0)
+		return r;
+	/* Its end without a word is the end of a killed one, too. */
+	while (waitid(P_PIDFD, (id_t)pidfd, &info, WEXITED) < 0 && errno == EINTR)
+		;
+	if (info.si_code != CLD_EXITED || info.si_status)
+		return error_set(err, -ECHILD,
+				 "cannot %s: the process that was to do it was killed", what);
+	return 0;
 }

@@ -28,6 +28,15 @@ struct spawn {
  */
 int spawn_like(const struct spawn *s, pid_t *ret_pid, int *ret_pidfd, struct error *err);
 
+/*
+ * Runs @work(@data) in a child with the identity of process @like, as above but
+ * for the cgroups and the label, and waits for its end. @work only makes system
+ * calls and returns 0 or a negative errno; @what says what it does, after
+ * "cannot". Paths in it are those that @like sees.
+ */
+int spawn_work(pid_t like, int like_pidfd, const char *what, int (*work)(const void *data),
+	       const void *data, struct error *err);
+
 /* Kills a child by its pidfd (borrowed) and reaps it. */
 void spawn_kill(int pidfd);
 

@@ -4,6 +4,7 @@
  * and nothing is left behind when it cannot be. The sources are children of
  * the test; as root they are made as different from the test as Linux allows.
  */
+#include "names.h"
 #include "spawn.h"
 
 #include <fcntl.h>
@@ -412,6 +413,121 @@ static void fds_become_the_wanted_numbers_and_no_others(void **state)
 	stop(&source);
 }
 
+static void ordinary(void)
+{
+	MUST(setgroups(0, NULL));
+	MUST(setresgid(108, 108, 108));
+	MUST(setresuid(109, 109, 109));
+}
+
+static void put_file(const char *path, const char *text)
+{
+	FILE *f = fopen(path, "we");
+
+	assert_non_null(f);
+	assert_true(fputs(text, f) >= 0);
+	assert_int_equal(fclose(f), 0);
+}
+
+static void file_is(const char *path, const char *text)
+{
+	char buf[64] = "";
+	FILE *f = fopen(path, "re");
+
+	assert_non_null(f);
+	(void)!fread(buf, 1, sizeof(buf) - 1, f);
+	fclose(f);
+	assert_string_equal(buf, text);
+}
+
+/* The VM's user put links and names there that only root could follow. */
+static void names_are_taken_over_with_the_rights_of_the_vm(void **state)
+{
+	char root[] = "/var/tmp/test-names-XXXXXX";
+	Upgraded__V1__TargetPlan__Rename bad = UPGRADED__V1__TARGET_PLAN__RENAME__INIT;
+	Upgraded__V1__TargetPlan__Rename good = UPGRADED__V1__TARGET_PLAN__RENAME__INIT;
+	Upgraded__V1__TargetPlan__Rename done = UPGRADED__V1__TARGET_PLAN__RENAME__INIT;
+	Upgraded__V1__TargetPlan__Rename *renames[] = { &bad, &good, &done };
+	Upgraded__V1__TargetPlan plan = UPGRADED__V1__TARGET_PLAN__INIT;
+	_cleanup_error_ struct error err = ERROR_INIT;
+	char *pidfiles[] = { (char *)"pid.link", (char *)"pid.fifo", (char *)"pid" };
+	char text[16], command[64];
+	struct proc target;
+	struct stat st;
+
+	if (geteuid())
+		skip();
+	assert_non_null(mkdtemp(root));
+	assert_int_equal(chmod(root, 0755), 0);
+	assert_int_equal(chdir(root), 0);
+	assert_int_equal(mkdir("theirs", 0755) | mkdir("ours", 0755), 0);
+	put_file("ours/victim", "ours");
+	put_file("theirs/socket.new", "new");
+	assert_int_equal(symlink("../ours/victim", "theirs/pid.link"), 0);
+	assert_int_equal(mkfifo("theirs/pid.fifo", 0666), 0);
+	assert_int_equal(lchown("theirs", 109, 108) | lchown("theirs/socket.new", 109, 108), 0);
+
+	/* Relative names are the target's, too. */
+	assert_int_equal(chdir("theirs"), 0);
+	target = start(ordinary);
+	assert_int_equal(chdir("/"), 0);
+	bad.from = (char *)"../ours/victim";
+	bad.to = (char *)"stolen";
+	good.from = (char *)"socket.new";
+	good.to = (char *)"socket";
+	done.from = (char *)"was-renamed-before";
+	done.to = (char *)"it";
+	plan.renames = renames;
+	plan.n_renames = ARRAY_SIZE(renames);
+	plan.pidfiles = pidfiles;
+	plan.n_pidfiles = ARRAY_SIZE(pidfiles);
+	assert_int_equal(names_take_over(&plan, target.pid, target.pidfd, &err), -EACCES);
+	assert_string_equal(err.text, "cannot rename ../ours/victim to stolen: Permission denied");
+
+	assert_int_equal(chdir(root), 0);
+	file_is("ours/victim", "ours");
+	file_is("theirs/socket", "new");
+	snprintf(text, sizeof(text), "%d\n", target.pid);
+	file_is("theirs/pid", text);
+	assert_int_equal(stat("theirs/pid", &st), 0);
+	assert_int_equal(st.st_uid, 109);
+	assert_int_equal(access("theirs/stolen", F_OK), -1);
+	stop(&target);
+	no_child_left();
+	assert_int_equal(chdir("/"), 0);
+	snprintf(command, sizeof(command), "rm -r %s", root);
+	assert_int_equal(system(command), 0);
+}
+
+static int not_so(const void *data)
+{
+	return *(const int *)data;
+}
+
+static int killed(const void *data)
+{
+	(void)data;
+	return kill(getpid(), SIGKILL);
+}
+
+static void work_that_fails_says_what(void **state)
+{
+	struct proc source = start(NULL);
+	struct error err = ERROR_INIT;
+	int code = -EXDEV;
+
+	assert_int_equal(spawn_work(source.pid, source.pidfd, "fly", not_so, &code, &err), code);
+	assert_non_null(strstr(err.text, "cannot fly: "));
+	error_clear(&err);
+	assert_int_equal(spawn_work(source.pid, source.pidfd, "fly", killed, NULL, &err), -ECHILD);
+	assert_non_null(strstr(err.text, "was killed"));
+	error_clear(&err);
+	code = 0;
+	assert_int_equal(spawn_work(source.pid, source.pidfd, "fly", not_so, &code, &err), 0);
+	stop(&source);
+	no_child_left();
+}
+
 static void failures_leave_nothing_and_say_what(void **state)
 {
 	static char *const missing[] = { "/nonexistent/qemu", NULL };
@@ -449,6 +565,8 @@ int main(void)
 		cmocka_unit_test(root_without_capabilities_stays_without),
 		cmocka_unit_test(pid_namespace_is_entered),
 		cmocka_unit_test(fds_become_the_wanted_numbers_and_no_others),
+		cmocka_unit_test(names_are_taken_over_with_the_rights_of_the_vm),
+		cmocka_unit_test(work_that_fails_says_what),
 		cmocka_unit_test(failures_leave_nothing_and_say_what),
 	};
 

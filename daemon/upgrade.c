@@ -624,7 +624,8 @@ bool upgrade_start_next(struct context *ctx)
 			error_set(&err, -ECANCELED, "aborted before it began");
 		else if (begin(u, &err) >= 0)
 			return true;
-		upgrade_end_with(u, OUTCOME(REFUSED), err.text ?: "out of memory");
+		upgrade_end_with(u, err.code == -ESRCH ? OUTCOME(LOST) : OUTCOME(REFUSED),
+				 err.text ?: "out of memory");
 		/* upgrade_end() has gone through the list itself. */
 		return false;
 	}

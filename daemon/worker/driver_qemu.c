@@ -59,9 +59,9 @@ struct qemu {
 	char *source_cpr, *source_main; /* where the source connects */
 	char *target_cpr, *target_main; /* where the target listens */
 	int cpr_listener, main_listener;
-	int cpr_held;    /* the source's cpr connection: closing it is the freeze */
+	int cpr_held; /* the source's cpr connection: closing it is the freeze */
 	int main_target;
-	int spool;       /* memfd with the device state */
+	int spool; /* memfd with the device state */
 };
 
 static struct qemu *qemu_of(struct upgrade *u)
@@ -146,6 +146,7 @@ static int examine(struct upgrade *u, struct error *err)
 	r = make_paths(u, q);
 	if (r < 0)
 		return r;
+	u->wait.what = "the source to say what it is";
 	r = connect_source(u, q, err);
 	if (r < 0)
 		return r;
@@ -156,6 +157,7 @@ static int examine(struct upgrade *u, struct error *err)
 	r = source_check(q->source, q->source_qmp, &u->findings, err);
 	if (r < 0)
 		return r;
+	u->wait.what = "the target's binary to say what it can do";
 	r = probe_target(u->start->target_binary, q->source, u->source_pidfd, &u->wait,
 			 &u->findings, &u->target_version, err);
 	if (r < 0)
@@ -191,25 +193,6 @@ static int examine(struct upgrade *u, struct error *err)
 }
 
 /* ---- prepare ---------------------------------------------------------- */
-
-/* How a target that should be alive ended, in place of a mere "died". */
-static int explain_target(struct upgrade *u, int r, struct error *err)
-{
-	siginfo_t info = { 0 };
-
-	if (r >= 0 || u->target_pidfd < 0 ||
-	    waitid(P_PIDFD, (id_t)u->target_pidfd, &info, WEXITED | WNOHANG | WNOWAIT) < 0 ||
-	    !info.si_pid)
-		return r;
-	error_clear(err);
-	if (info.si_code == CLD_EXITED)
-		error_set(err, r, "the target exited with status %d while upgraded waited for %s",
-			  info.si_status, u->wait.what ?: "it");
-	else
-		error_set(err, r, "the target was killed by SIG%s while upgraded waited for %s",
-			  sigabbrev_np(info.si_status) ?: "?", u->wait.what ?: "it");
-	return error_hint(err, "its own words are in the log of %s", u->start->vm->name);
-}
 
 static int put_target(struct upgrade *u, struct error *err)
 {
@@ -406,15 +389,15 @@ static int prepare(struct upgrade *u, struct error *err)
 		return r;
 	r = start_target(u, q, err);
 	if (r < 0)
-		return explain_target(u, r, err);
+		return r;
 	r = start_source(u, q, &state, err);
 	if (r < 0)
-		return explain_target(u, r, err);
+		return r;
 	u->fds = (uint32_t)state.fds.n;
 	r = put_cpr(u, &state, err);
 	if (r < 0)
 		return r;
-	return explain_target(u, build_target(u, q, &state, err), err);
+	return build_target(u, q, &state, err);
 }
 
 /* ---- verify ----------------------------------------------------------- */
@@ -436,7 +419,8 @@ static int qmp_string(struct qmp *qmp, const char *command, struct json_object *
 	copy = s ? strdup(s) : NULL;
 	json_object_put(value);
 	if (!s)
-		return error_set(err, -EBADMSG, "%s answered without %s", command, key ?: "a value");
+		return error_set(err, -EBADMSG, "%s answered without %s", command,
+				 key ?: "a value");
 	if (!copy)
 		return -ENOMEM;
 	*ret_string = copy;
@@ -449,16 +433,17 @@ static int verify(struct upgrade *u, struct error *err)
 	struct qemu *q = u->vmm;
 	int r;
 
+	u->wait.what = "the target to say what it is";
 	r = qmp_string(q->target_qmp, "query-status", NULL, "status", &status, err);
 	if (r < 0)
-		return explain_target(u, r, err);
+		return r;
 	if (strcmp(status, "inmigrate"))
 		findings_add(&u->findings, BLOCKER, "target.status", "query-status", NULL,
 			     "The target is \"%s\" where it should wait for the device state",
 			     status);
 	r = compare_machines(q->source_qmp, q->target_qmp, &u->findings, err);
 	if (r < 0)
-		return explain_target(u, r, err);
+		return r;
 	free(u->target_version);
 	u->target_version = strdup(qmp_version(q->target_qmp));
 	return u->target_version ? 0 : -ENOMEM;
@@ -524,19 +509,19 @@ static int freeze(struct upgrade *u, struct error *err)
 	u->wait.what = "the target's main channel";
 	r = channel_connect(&u->wait, q->target_main, &q->main_target, err);
 	if (r < 0)
-		return explain_target(u, r, err);
+		return r;
 	r = fcntl(q->main_target, F_SETFL, O_NONBLOCK);
 	if (r < 0)
 		return error_errno(err, -errno, "the target's main channel");
 	closep(&q->cpr_held);
 	r = accept_main(u, q, &main_source, err);
 	if (r < 0)
-		return explain_target(u, r, err);
+		return r;
 	u->wait.what = "the source's device state";
 	r = channel_relay_main(&u->wait, main_source, q->main_target, q->spool, &u->state_bytes,
 			       err);
 	if (r < 0)
-		return explain_target(u, r, err);
+		return r;
 	/*
 	 * The source has said all: it stands in postmigrate, its disks are
 	 * inactive. It is stopped while the target loads; hold() checks. From
@@ -575,15 +560,15 @@ static int load(struct upgrade *u, struct error *err)
 
 		r = qmp_next_event(q->target_qmp, &event, err);
 		if (r < 0)
-			return explain_target(u, r, err);
+			return r;
 		r = migration_ended(&event, err);
 	} while (r == 0);
 	if (r < 0)
-		return explain_target(u, r, err);
+		return r;
 
 	r = qmp_string(q->target_qmp, "query-status", NULL, "status", &status, err);
 	if (r < 0)
-		return explain_target(u, r, err);
+		return r;
 	if (strcmp(status, "paused") && strcmp(status, "prelaunch"))
 		return error_set(err, -EPROTO, "the target is \"%s\" after loading the state",
 				 status);
@@ -680,11 +665,10 @@ static int run(struct upgrade *u, struct error *err)
 	}
 	r = connect_target(u, q, err);
 	if (r < 0)
-		return explain_target(u, r, err);
+		return r;
 	if (u->plan && u->plan->paused)
 		return 0;
-	r = qmp_execute(q->target_qmp, "cont", NULL, NULL, err);
-	return explain_target(u, r, err);
+	return qmp_execute(q->target_qmp, "cont", NULL, NULL, err);
 }
 
 static int end_process(struct upgrade *u, int pidfd, const char *who, struct error *err)
@@ -697,8 +681,9 @@ static int end_process(struct upgrade *u, int pidfd, const char *who, struct err
 	if (pidfd_send_signal(pidfd, SIGKILL, NULL, 0) < 0 && errno != ESRCH)
 		return error_errno(err, -errno, "cannot end %s", who);
 	now = now_us();
-	while (poll(&p, 1, u->wait.deadline_us > now ?
-				   (int)((u->wait.deadline_us - now) / 1000) : 0) == 0) {
+	while (poll(&p, 1,
+		    u->wait.deadline_us > now ? (int)((u->wait.deadline_us - now) / 1000) : 0) ==
+	       0) {
 		now = now_us();
 		if (now >= u->wait.deadline_us)
 			return error_set(err, -ETIMEDOUT, "%s does not end", who);
@@ -831,15 +816,49 @@ static int undo(struct upgrade *u, struct error *err)
 		u->running_at_us = event_time(u, q->source_qmp, "RESUME");
 	/* The guest runs; a mode that stays set only matters to other migrations. */
 	if (set_migration_mode(q->source_qmp, "normal", &ignored) < 0)
-		findings_add(&u->findings, WARNING, "source.migration-mode",
-			     "migrate-set-parameters",
-			     "set the parameter mode to normal by QMP before another migration",
-			     "the source kept migration mode cpr-transfer: %s",
-			     ignored.text ?: "?");
+		findings_add(
+			&u->findings, WARNING, "source.migration-mode", "migrate-set-parameters",
+			"set the parameter mode to normal by QMP before another migration",
+			"the source kept migration mode cpr-transfer: %s", ignored.text ?: "?");
 	return 0;
 }
 
 /* ---- the rest ------------------------------------------------------------ */
+
+/*
+ * The end of a VMM shows in different ways: its monitor closes, its channel
+ * breaks, a wait ends. The first two come a little before the process is gone.
+ */
+static void explain(struct upgrade *u, struct error *err)
+{
+	int r = err->code, patience_ms = r == -ECONNRESET || r == -EPIPE ? 500 : 0;
+	const char *what = u->wait.what ?: "it";
+	siginfo_t info = { 0 };
+
+	if (!r || r == -ECANCELED)
+		return;
+	if (wait_ended(u->target_pidfd, patience_ms)) {
+		/* Who is not its parent only learns that it ended. */
+		(void)waitid(P_PIDFD, (id_t)u->target_pidfd, &info, WEXITED | WNOHANG | WNOWAIT);
+		error_clear(err);
+		if (!info.si_pid)
+			error_set(err, r, "the target ended while upgraded waited for %s", what);
+		else if (info.si_code == CLD_EXITED)
+			error_set(err, r,
+				  "the target exited with status %d while upgraded waited for %s",
+				  info.si_status, what);
+		else
+			error_set(err, r,
+				  "the target was killed by SIG%s while upgraded waited for %s",
+				  sigabbrev_np(info.si_status) ?: "?", what);
+		error_hint(err, "its own words are in the log of %s", u->start->vm->name);
+	} else if (wait_ended(u->wait.source, u->target_pidfd < 0 ? patience_ms : 0)) {
+		error_clear(err);
+		error_set(err, -ESRCH,
+			  "the VMM of %s (process %d) ended while upgraded waited for %s",
+			  u->start->vm->name, source_pid(u), what);
+	}
+}
 
 static void describe(struct upgrade *u, bool target, Upgraded__V1__Vm *vm)
 {
@@ -907,6 +926,7 @@ const struct driver driver_qemu = {
 	.run = run,
 	.finish = finish,
 	.undo = undo,
+	.explain = explain,
 	.describe = describe,
 	.planned_argv = planned_argv,
 	.free = qemu_free,

@@ -53,20 +53,36 @@ static void limit_blackout(struct upgrade *u)
 
 static int refuse_blockers(struct upgrade *u, struct error *err)
 {
-	size_t n = findings_count(&u->findings, BLOCKER);
+	size_t n = findings_count(&u->findings, BLOCKER), first = 0;
 
 	if (!n)
 		return 0;
-	error_set(err, -EPERM, "%zu blocker%s", n, n == 1 ? "" : "s");
+	while (u->findings.v[first]->severity != BLOCKER)
+		first++;
+	if (n == 1)
+		error_set(err, -EPERM, "%s", u->findings.v[first]->text);
+	else
+		error_set(err, -EPERM, "%s (the first of %zu blockers)", u->findings.v[first]->text,
+			  n);
 	return error_hint(err, "upgradectl check %s --vmm %s", u->start->vm->name,
 			  u->start->target_binary);
+}
+
+static int examine(struct upgrade *u, struct error *err)
+{
+	int r;
+
+	limit_phase(u);
+	r = u->driver->examine(u, err);
+	if (r < 0)
+		u->driver->explain(u, err);
+	return r;
 }
 
 int upgrade_check(struct upgrade *u, struct error *err)
 {
 	timeline_begin(&u->timeline);
-	limit_phase(u);
-	return u->driver->examine(u, err);
+	return examine(u, err);
 }
 
 /* Up to the point where nothing has been touched yet. */
@@ -75,8 +91,7 @@ static int look(struct upgrade *u, struct error *err)
 	int r;
 
 	enter(u, PHASE(PREPARE), "examining the source and the target");
-	limit_phase(u);
-	r = u->driver->examine(u, err);
+	r = examine(u, err);
 	if (r < 0)
 		return r;
 	return refuse_blockers(u, err);
@@ -163,8 +178,9 @@ Upgraded__V1__Outcome upgrade_run(struct upgrade *u, struct error *err)
 
 	timeline_begin(&u->timeline);
 	r = look(u, err);
+	/* Nothing was touched; but there may be nothing left to touch. */
 	if (r < 0)
-		return OUTCOME(REFUSED);
+		return wait_ended(u->source_pidfd, 0) ? OUTCOME(LOST) : OUTCOME(REFUSED);
 	r = switch_over(u, err);
 	if (r == -EOWNERDEAD && timeline_phase(&u->timeline) == PHASE(SWITCH)) {
 		/*
@@ -175,8 +191,10 @@ Upgraded__V1__Outcome upgrade_run(struct upgrade *u, struct error *err)
 		 */
 		return OUTCOME(UNSPECIFIED);
 	}
-	if (r < 0)
+	if (r < 0) {
+		u->driver->explain(u, err);
 		return go_back(u, err->text, err);
+	}
 	return go_forward(u, err);
 }
 

@@ -63,6 +63,8 @@ struct driver {
 	int (*finish)(struct upgrade *u, struct error *err);
 	/* Before COMMIT: the target ends, the source goes on. */
 	int (*undo)(struct upgrade *u, struct error *err);
+	/* A step failed with @err: if that is because a VMM ended, says so, and how it did. */
+	void (*explain)(struct upgrade *u, struct error *err);
 	/* Fills what is known of the VM into @vm; strings are borrowed from the driver. */
 	void (*describe)(struct upgrade *u, bool target, Upgraded__V1__Vm *vm);
 	/* The planned command line, NULL-terminated, borrowed; NULL: no plan. */

@@ -386,6 +386,9 @@ static int commit(struct upgrade *u, struct error *err)
 	if (r < 0)
 		return r;
 	u->committed = true;
+	/* The worker tells of its phases later, when the guest runs. */
+	if (u->phase < PHASE(SWITCH))
+		u->phase = PHASE(SWITCH);
 	manager_of(u->vm)->commit(u->ctx, u->vm, u->start->vm->process->pid,
 				  target->put->target->pid);
 	return 0;

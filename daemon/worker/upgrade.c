@@ -19,13 +19,21 @@
 
 /* A guest must not stand still for long because somebody hangs. */
 #define DEFAULT_BLACKOUT_LIMIT_US (10 * 1000000ULL)
-#define DEFAULT_PHASE_LIMIT_US (60 * 1000000ULL)
+#define DEFAULT_PHASE_LIMIT_US	  (60 * 1000000ULL)
+/*
+ * An event wakes the daemon, the log and whoever watches, and what they do takes
+ * processor time. So FREEZE is told a moment before the guest is stopped, and
+ * the events after it are held back until the guest has been running for a
+ * moment; but not for longer than this, for whoever watches a hang.
+ */
+#define QUIET_US  1000000
+#define SETTLE_US 50000
 /* Undoing and finishing have no alternative: they get time of their own. */
 #define LAST_RESORT_US (60 * 1000000ULL)
 
-#define PHASE(p) UPGRADED__V1__PHASE__PHASE_##p
+#define PHASE(p)   UPGRADED__V1__PHASE__PHASE_##p
 #define OUTCOME(o) UPGRADED__V1__OUTCOME__OUTCOME_##o
-#define BLOCKER UPGRADED__V1__SEVERITY__SEVERITY_BLOCKER
+#define BLOCKER	   UPGRADED__V1__SEVERITY__SEVERITY_BLOCKER
 
 static void enter(struct upgrade *u, Upgraded__V1__Phase phase, const char *text)
 {
@@ -37,7 +45,40 @@ static void enter(struct upgrade *u, Upgraded__V1__Phase phase, const char *text
 	event.elapsed_us = timeline_enter(&u->timeline, phase);
 	event.at_us = realtime_us();
 	event.text = (char *)(text ?: "");
-	link_event(&u->wait, &event);
+	if (u->quiet && !text && u->n_held < ARRAY_SIZE(u->held))
+		u->held[u->n_held++] = event;
+	else
+		link_event(&u->wait, &event);
+}
+
+/* Tells what was held back, and holds nothing back from here on. */
+static void speak(struct upgrade *u)
+{
+	for (size_t i = 0; i < u->n_held; i++)
+		link_event(&u->wait, &u->held[i]);
+	u->n_held = 0;
+	u->quiet = false;
+	u->wait.overdue = NULL;
+}
+
+static void on_overdue(struct waiter *w, void *userdata)
+{
+	(void)w;
+	speak(userdata);
+}
+
+static void be_quiet(struct upgrade *u)
+{
+	u->quiet = true;
+	u->wait.overdue_us = now_us() + QUIET_US;
+	u->wait.overdue_userdata = u;
+	u->wait.overdue = on_overdue;
+}
+
+static int settle(struct upgrade *u, const char *what, struct error *err)
+{
+	u->wait.what = what;
+	return wait_sleep(&u->wait, SETTLE_US, err);
 }
 
 static void limit_phase(struct upgrade *u)
@@ -118,6 +159,10 @@ static int switch_over(struct upgrade *u, struct error *err)
 		return r;
 
 	enter(u, PHASE(FREEZE), NULL);
+	r = settle(u, "the moment before the freeze", err);
+	if (r < 0)
+		return r;
+	be_quiet(u);
 	limit_blackout(u);
 	r = d->freeze(u, err);
 	if (r < 0)
@@ -144,9 +189,16 @@ static Upgraded__V1__Outcome go_forward(struct upgrade *u, struct error *err)
 	u->wait.uninterruptible = true;
 	u->wait.deadline_us = now_us() + LAST_RESORT_US;
 	enter(u, PHASE(RUN), NULL);
-	if (u->driver->run(u, err) < 0)
+	if (u->driver->run(u, err) < 0) {
+		speak(u);
+		u->driver->explain(u, err);
 		return OUTCOME(LOST);
+	}
 	enter(u, PHASE(DONE), NULL);
+	/* The guest has missed something, so it goes before the rest. */
+	(void)settle(u, "the guest to run for a moment", &late);
+	error_clear(&late);
+	speak(u);
 	/* The guest runs; what is left are names and files. */
 	if (u->driver->finish(u, &late) < 0)
 		findings_add(&u->findings, UPGRADED__V1__SEVERITY__SEVERITY_WARNING, "finish",
@@ -160,6 +212,7 @@ static Upgraded__V1__Outcome go_back(struct upgrade *u, const char *why, struct 
 
 	u->wait.uninterruptible = true;
 	u->wait.deadline_us = now_us() + LAST_RESORT_US;
+	speak(u);
 	enter(u, PHASE(ROLLBACK), why);
 	if (u->driver->undo(u, &undo) < 0) {
 		_cleanup_error_ struct error first = ERROR_INIT;

@@ -28,6 +28,10 @@ struct upgrade {
 	Upgraded__V1__Process target; /* pid 0: none */
 	Upgraded__V1__TargetPlan *plan; /* owned by the driver; NULL before PREPARE */
 
+	bool quiet;             /* events are held back: the guest stands still */
+	Upgraded__V1__Event held[4];
+	size_t n_held;
+
 	bool committed;
 	Upgraded__V1__Tier tier;
 	uint64_t state_bytes;

@@ -67,6 +67,17 @@ static int timed_out(const struct waiter *w, struct error *err)
 	return error_set(err, -ETIMEDOUT, "time ran out while waiting for %s", what(w));
 }
 
+/* Calls whoever wants to know that it takes long. */
+static void call_overdue(struct waiter *w)
+{
+	void (*overdue)(struct waiter * w, void *userdata) = w->overdue;
+
+	if (!overdue || now_us() < w->overdue_us)
+		return;
+	w->overdue = NULL;
+	overdue(w, w->overdue_userdata);
+}
+
 /* As wait_for(); 0 when @until passes and is no deadline. */
 static int wait_until(struct waiter *w, int fd, short events, uint64_t until, struct error *err)
 {
@@ -83,11 +94,14 @@ static int wait_until(struct waiter *w, int fd, short events, uint64_t until, st
 			{ .fd = w->source, .events = POLLIN },
 			{ .fd = w->target, .events = POLLIN },
 		};
+		bool early = w->overdue && w->overdue_us < end;
 		struct timespec timeout;
-		uint64_t now = now_us();
-		uint64_t left = end > now ? end - now : 0;
+		uint64_t now = now_us(), left;
 		int n, r;
 
+		if (early)
+			end = w->overdue_us;
+		left = end > now ? end - now : 0;
 		timeout.tv_sec = (time_t)(left / 1000000);
 		timeout.tv_nsec = (long)(left % 1000000) * 1000;
 		n = ppoll(p, ARRAY_SIZE(p), end == UINT64_MAX ? NULL : &timeout, NULL);
@@ -95,6 +109,9 @@ static int wait_until(struct waiter *w, int fd, short events, uint64_t until, st
 			continue;
 		if (n < 0)
 			return error_errno(err, -errno, "cannot wait for %s", what(w));
+		call_overdue(w);
+		if (n == 0 && early)
+			continue;
 		if (n == 0)
 			return until < w->deadline_us ? 0 : timed_out(w, err);
 		if (p[1].revents) {

@@ -18,6 +18,10 @@ struct waiter {
 	bool aborted;          /* a WorkerAbort came */
 	bool orphaned;         /* the daemon is gone */
 	bool uninterruptible;  /* after COMMIT: neither abort nor orphaning stops it */
+	/* Called once, by a wait that still lasts at overdue_us; NULL: nobody is. */
+	void (*overdue)(struct waiter *w, void *userdata);
+	void *overdue_userdata;
+	uint64_t overdue_us;
 };
 
 #define WAITER_INIT \

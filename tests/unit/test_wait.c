@@ -181,6 +181,55 @@ static void dead_process_ends_a_wait_but_its_last_words_count(void **state)
 	close_fixture(&f);
 }
 
+static void count_overdue(struct waiter *w, void *userdata)
+{
+	(void)w;
+	++*(int *)userdata;
+}
+
+static void a_wait_that_takes_long_says_so_once_and_goes_on(void **state)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+	uint64_t begin = now_us();
+	struct fixture f;
+	int calls = 0;
+
+	open_fixture(&f);
+	f.w.overdue = count_overdue;
+	f.w.overdue_userdata = &calls;
+	f.w.overdue_us = begin + 50000;
+	assert_int_equal(wait_sleep(&f.w, 10000, &err), 0);
+	assert_int_equal(calls, 0);
+	f.w.deadline_us = begin + 100000;
+	expect(&f, -ETIMEDOUT, "time ran out");
+	assert_int_equal(calls, 1);
+	assert_true(now_us() - begin >= 100000);
+	f.w.deadline_us = now_us() + 20000;
+	expect(&f, -ETIMEDOUT, "time ran out");
+	assert_int_equal(calls, 1);
+	close_fixture(&f);
+}
+
+static void the_end_of_a_process_is_seen(void **state)
+{
+	pid_t pid = fork();
+	int fd;
+
+	if (!pid) {
+		pause();
+		_exit(0);
+	}
+	fd = (int)syscall(SYS_pidfd_open, pid, 0);
+	assert_true(fd >= 0);
+	assert_false(wait_ended(fd, 0));
+	kill(pid, SIGKILL);
+	assert_true(wait_ended(fd, 5000));
+	waitpid(pid, NULL, 0);
+	assert_true(wait_ended(fd, 0));
+	assert_false(wait_ended(-EBADF, 0));
+	close(fd);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -192,6 +241,8 @@ int main(void)
 		cmocka_unit_test(after_the_commit_nothing_but_time_and_death_does),
 		cmocka_unit_test(other_messages_of_the_daemon_are_protocol_errors),
 		cmocka_unit_test(dead_process_ends_a_wait_but_its_last_words_count),
+		cmocka_unit_test(a_wait_that_takes_long_says_so_once_and_goes_on),
+		cmocka_unit_test(the_end_of_a_process_is_seen),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -48,6 +48,9 @@ int source_read(pid_t pid, int pidfd, struct qmp *qmp, struct source **ret_sourc
  */
 int source_check(struct source *s, struct qmp *qmp, struct findings *f, struct error *err);
 
+/* Its part about what was changed by QMP since the start: see source_drift.c. */
+int source_check_drift(struct source *s, struct qmp *qmp, struct findings *f, struct error *err);
+
 void source_freep(struct source **s);
 
 /* Finds a QMP UNIX socket in a QEMU command line; NULL: none. malloc()ed. */

@@ -262,5 +262,7 @@ int source_check(struct source *s, struct qmp *qmp, struct findings *f, struct e
 		r = check_jobs(qmp, f, err);
 	if (r >= 0)
 		r = check_block_jobs(qmp, f, err);
+	if (r >= 0)
+		r = source_check_drift(s, qmp, f, err);
 	return r < 0 ? error_errno(err, r, "cannot check the source") : 0;
 }

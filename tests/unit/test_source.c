@@ -47,8 +47,8 @@ static void connect_monitor(struct vm *vm)
 		fail_msg("qmp_connect: %d, %s", r, vm->err.text);
 }
 
-/* @ram: the options of a private or a shared memory. */
-static void start(struct vm *vm, const char *cpu, const char *share)
+/* @ram: the options of a private or a shared memory. @more: more words of the line. */
+static void start_with(struct vm *vm, const char *cpu, const char *share, char **more)
 {
 	char qmp[96], ram[96];
 
@@ -59,25 +59,19 @@ static void start(struct vm *vm, const char *cpu, const char *share)
 	snprintf(ram, sizeof(ram), "memory-backend-memfd,id=ram0,size=32M,share=%s", share);
 	vm->pid = fork();
 	if (!vm->pid) {
-		char *argv[] = { (char *)QEMU,
-				 (char *)"-nodefaults",
-				 (char *)"-display",
-				 (char *)"none",
-				 (char *)"-machine",
-				 (char *)"q35,accel=tcg,memory-backend=ram0",
-				 (char *)"-object",
-				 ram,
-				 (char *)"-m",
-				 (char *)"32",
-				 (char *)"-cpu",
-				 (char *)cpu,
-				 (char *)"-device",
-				 (char *)"virtio-balloon-pci",
-				 (char *)"-add-fd",
-				 (char *)"fd=40,set=7,opaque=null",
-				 (char *)"-qmp",
-				 qmp,
-				 NULL };
+		char *argv[] = { (char *)QEMU,	     (char *)"-nodefaults",
+				 (char *)"-display", (char *)"none",
+				 (char *)"-machine", (char *)"q35,accel=tcg,memory-backend=ram0",
+				 (char *)"-object",  ram,
+				 (char *)"-m",	     (char *)"32",
+				 (char *)"-cpu",     (char *)cpu,
+				 (char *)"-device",  (char *)"virtio-balloon-pci",
+				 (char *)"-add-fd",  (char *)"fd=40,set=7,opaque=null",
+				 (char *)"-qmp",     qmp,
+				 [64] = NULL };
+
+		for (size_t i = 0, n = 18; more && more[i]; i++)
+			argv[n++] = more[i];
 
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		dup2(open("/dev/null", O_RDWR | O_CLOEXEC), 40);
@@ -91,6 +85,11 @@ static void start(struct vm *vm, const char *cpu, const char *share)
 	connect_monitor(vm);
 	if (source_read(vm->pid, vm->pidfd, vm->q, &vm->s, &vm->err) < 0)
 		fail_msg("source_read: %s", vm->err.text);
+}
+
+static void start(struct vm *vm, const char *cpu, const char *share)
+{
+	start_with(vm, cpu, share, NULL);
 }
 
 static void stop(struct vm *vm)
@@ -186,6 +185,86 @@ static void check_lists_every_blocker_of_the_source(void **state)
 	assert_int_equal(source_check(vm.s, vm.q, &vm.f, &vm.err), 0);
 	expect(&vm, "source.status", "postmigrate", "migrated away");
 	expect(&vm, "source.ram-private", "ram0", "private to its process");
+	stop(&vm);
+}
+
+static void tell(struct vm *vm, const char *command, const char *args)
+{
+	if (qmp_execute(vm->q, command, json_tokener_parse(args), NULL, &vm->err) < 0)
+		fail_msg("%s: %s", command, vm->err.text);
+}
+
+static void image(const char *name)
+{
+	int fd = open(name, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+
+	assert_true(fd >= 0 && !ftruncate(fd, 1 << 20));
+	close(fd);
+}
+
+static void what_was_changed_by_qmp_is_a_blocker(void **state)
+{
+	char *more[] = {
+		"-drive",    "file=a.img,if=none,id=old,format=raw",
+		"-device",   "virtio-blk-pci,drive=old,id=vold",
+		"-drive",    "if=virtio,format=raw,file=file:b,,c.img,read-only=on",
+		"-blockdev", "driver=file,filename=d.img,node-name=d-file",
+		"-blockdev", "{\"driver\": \"raw\", \"node-name\": \"d\", \"file\": \"d-file\"}",
+		"-device",   "{\"driver\": \"virtio-blk-pci\", \"drive\": \"d\", \"id\": \"vd\"}",
+		"-drive",    "driver=raw,file.driver=file,file.filename=e.img,if=none,id=e",
+		"-drive",    "file=e2.img,format=raw,offset=512,if=none,id=e2",
+		"-cdrom",    "f.iso",
+		"-drive",    "if=floppy",
+		"-device",   "virtio-rng-pci",
+		"-device",   "pcie-root-port,id=rp",
+		NULL,
+	};
+	char dir[] = "/tmp/test-drift-XXXXXX";
+	struct vm vm;
+
+	assert_non_null(mkdtemp(dir));
+	assert_int_equal(chdir(dir), 0);
+	for (const char **n = (const char *[]){ "a.img", "b,c.img", "d.img", "e.img", "e2.img",
+						"f.iso", "g.iso", NULL };
+	     *n; n++)
+		image(*n);
+	start_with(&vm, "qemu64", "on", more);
+	assert_int_equal(source_check_drift(vm.s, vm.q, &vm.f, &vm.err), 0);
+	for (size_t i = 0; i < vm.f.n; i++)
+		fail_msg("%s: %s", vm.f.v[i]->subject, vm.f.v[i]->text);
+
+	tell(&vm, "device_add",
+	     "{\"driver\": \"virtio-rng-pci\", \"id\": \"late\", \"bus\": \"rp\"}");
+	tell(&vm, "blockdev-change-medium",
+	     "{\"device\": \"ide2-cd0\", \"filename\": \"g.iso\", \"format\": \"raw\"}");
+	tell(&vm, "blockdev-snapshot-sync",
+	     "{\"device\": \"old\", \"snapshot-file\": \"over.qcow2\", \"format\": \"qcow2\"}");
+	tell(&vm, "blockdev-snapshot-sync",
+	     "{\"node-name\": \"d\", \"snapshot-file\": \"over2.qcow2\", \"format\": \"qcow2\","
+	     " \"snapshot-node-name\": \"d2\"}");
+	assert_int_equal(source_check(vm.s, vm.q, &vm.f, &vm.err), 0);
+	expect(&vm, "source.device", "late", "was plugged in");
+	expect(&vm, "source.disk", "old", "over.qcow2");
+	expect(&vm, "source.disk", "ide2-cd0", "g.iso");
+	expect(&vm, "source.disk", "/machine/peripheral/vd/virtio-backend", "over2.qcow2");
+	stop(&vm);
+	assert_int_equal(chdir("/"), 0);
+	assert_int_equal(system("rm -r /tmp/test-drift-*"), 0);
+}
+
+static void an_empty_drive_is_not_its_image(void **state)
+{
+	char *more[] = { "-drive",
+			 "file=/etc/hostname,if=none,media=cdrom,id=cd,format=raw,read-only=on",
+			 "-device", "ide-cd,drive=cd", NULL };
+	struct vm vm;
+
+	start_with(&vm, "qemu64", "on", more);
+	assert_int_equal(source_check_drift(vm.s, vm.q, &vm.f, &vm.err), 0);
+	assert_int_equal(vm.f.n, 0);
+	tell(&vm, "eject", "{\"device\": \"cd\", \"force\": true}");
+	assert_int_equal(source_check_drift(vm.s, vm.q, &vm.f, &vm.err), 0);
+	expect(&vm, "source.disk", "/etc/hostname", "No disk uses");
 	stop(&vm);
 }
 
@@ -291,7 +370,10 @@ static void a_target_older_than_the_source_is_a_blocker(void **state)
 		const char *version;
 		bool older;
 	} cases[] = {
-		{ "99.0.0", true }, { "1.0.0", false }, { "unknown", false }, { NULL, false },
+		{ "99.0.0", true },
+		{ "1.0.0", false },
+		{ "unknown", false },
+		{ NULL, false },
 	};
 	struct vm vm;
 
@@ -400,6 +482,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(source_is_read_from_the_process_and_its_monitor),
 		cmocka_unit_test(check_lists_every_blocker_of_the_source),
+		cmocka_unit_test(what_was_changed_by_qmp_is_a_blocker),
+		cmocka_unit_test(an_empty_drive_is_not_its_image),
 		cmocka_unit_test(shared_memory_is_no_blocker),
 		cmocka_unit_test(the_same_binary_can_do_what_the_source_does),
 		cmocka_unit_test(what_the_target_lacks_is_listed_whole),

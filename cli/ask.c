@@ -7,6 +7,7 @@
 #include "ask.h"
 
 #include "findings.h"
+#include "print.h"
 #include "proto_json.h"
 #include "text.h"
 
@@ -81,4 +82,19 @@ int ask(const struct cli *cli, Envelope *request, Upgraded__V1__Envelope__BodyCa
 	if (r >= 0)
 		r = client_call(&c, request, expected, timeout_ms, ret_answer, &err);
 	return r < 0 ? fail(cli, &c, &err) : CLI_DONE;
+}
+
+int ask_done(const struct cli *cli, Envelope *request, const char *vm, const char *said)
+{
+	_cleanup_envelope_ Envelope *answer = NULL;
+	int r;
+
+	r = ask(cli, request, UPGRADED__V1__ENVELOPE__BODY_ACK, ASK_TIMEOUT_MS, &answer);
+	if (r != CLI_DONE)
+		return r;
+	if (cli->json)
+		return print_json(&answer->ack->base);
+	print_text(cli, stdout, STYLE_BOLD, 0, vm);
+	printf(": %s\n", said);
+	return CLI_DONE;
 }

@@ -16,6 +16,9 @@
 int ask(const struct cli *cli, Envelope *request, Upgraded__V1__Envelope__BodyCase expected,
 	int timeout_ms, Envelope **ret_answer);
 
+/* Asks for something that is only done or not, and prints "VM: SAID", or the Ack. The exit code. */
+int ask_done(const struct cli *cli, Envelope *request, const char *vm, const char *said);
+
 /*
  * Prints @err with its hint and, with ERROR_REFUSED in @c (may be NULL), the
  * findings; with --json {"error": ...} goes to stdout. Returns the exit code.

@@ -87,6 +87,29 @@ void options_one_vm(struct one_vm *args, bool optional, const char *doc, int arg
 	}
 }
 
+error_t options_target(struct one_target *args, int key, char *arg, struct argp_state *state)
+{
+	switch (key) {
+	case ARGP_KEY_INIT:
+		state->child_inputs[0] = args->cli;
+		return 0;
+	case OPTION_VMM:
+		free(args->vmm);
+		args->vmm = options_program(arg);
+		if (!args->vmm)
+			argp_error(state, "there is no program '%s' in $PATH", arg);
+		return 0;
+	case ARGP_KEY_ARG:
+		options_take_vm(&args->name, arg, state);
+		return 0;
+	case ARGP_KEY_NO_ARGS:
+		argp_error(state, "which VM?");
+		return 0;
+	default:
+		return ARGP_ERR_UNKNOWN;
+	}
+}
+
 uint64_t options_time(const char *arg, double unit_us, const char *option, struct argp_state *state)
 {
 	char *end;

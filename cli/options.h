@@ -17,6 +17,21 @@ struct one_vm {
  */
 void options_one_vm(struct one_vm *args, bool optional, const char *doc, int argc, char **argv);
 
+/* What a verb about a VM and its new VMM takes; first in its own arguments. */
+struct one_target {
+	struct cli *cli; /* first, as cli_options want it */
+	char *name;
+	char *vmm; /* absolute path; NULL: the one that the VM runs from */
+};
+
+enum { OPTION_VMM = 0x180 };
+#define OPTION_VMM_ROW \
+	{ "vmm", OPTION_VMM, "PATH", 0, \
+	  "Binary of the new VMM (default: the path that the VM runs from)", 0 }
+
+/* The part of such a verb's parser that they share. */
+error_t options_target(struct one_target *args, int key, char *arg, struct argp_state *state);
+
 /* For ARGP_KEY_ARG of a verb that takes one VM. */
 void options_take_vm(char **name, char *arg, struct argp_state *state);
 

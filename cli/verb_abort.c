@@ -6,7 +6,6 @@
  */
 #include "ask.h"
 #include "options.h"
-#include "print.h"
 
 static const char doc[] =
 	"Undo the upgrade of VM that is under way. The guest runs on in the old VMM.\v"
@@ -15,22 +14,13 @@ static const char doc[] =
 
 int verb_abort(struct cli *cli, int argc, char **argv)
 {
-	_cleanup_envelope_ Envelope *answer = NULL;
 	Upgraded__V1__AbortRequest abort = UPGRADED__V1__ABORT_REQUEST__INIT;
 	struct one_vm args = { .cli = cli };
 	Envelope request = ENVELOPE_INIT;
-	int r;
 
 	options_one_vm(&args, false, doc, argc, argv);
 	abort.name = args.name;
 	request.body_case = UPGRADED__V1__ENVELOPE__BODY_ABORT;
 	request.abort = &abort;
-	r = ask(cli, &request, UPGRADED__V1__ENVELOPE__BODY_ACK, ASK_TIMEOUT_MS, &answer);
-	if (r != CLI_DONE)
-		return r;
-	if (cli->json)
-		return print_json(&answer->ack->base);
-	print_text(cli, stdout, STYLE_BOLD, 0, args.name);
-	puts(": the daemon was told to roll back");
-	return CLI_DONE;
+	return ask_done(cli, &request, args.name, "the daemon was told to roll back");
 }

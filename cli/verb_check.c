@@ -8,12 +8,8 @@
 #include "options.h"
 #include "text.h"
 
-enum { OPTION_VMM = 0x200 };
-
 struct args {
-	struct cli *cli;
-	char *name;
-	char *vmm;
+	struct one_target vm;
 	bool verbose;
 };
 
@@ -24,8 +20,7 @@ static const char doc[] =
 	"would be tried and 3 if it would be refused.";
 
 static const struct argp_option options[] = {
-	{ "vmm", OPTION_VMM, "PATH", 0,
-	  "Binary of the new VMM (default: the path that the VM runs from)", 0 },
+	OPTION_VMM_ROW,
 	{ "verbose", 'v', NULL, 0,
 	  "Also how each option and device is carried, and the new "
 	  "command line",
@@ -38,26 +33,11 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	struct args *args = state->input;
 
 	switch (key) {
-	case ARGP_KEY_INIT:
-		state->child_inputs[0] = args->cli;
-		return 0;
-	case OPTION_VMM:
-		free(args->vmm);
-		args->vmm = options_program(arg);
-		if (!args->vmm)
-			argp_error(state, "there is no program '%s' in $PATH", arg);
-		return 0;
 	case 'v':
 		args->verbose = true;
 		return 0;
-	case ARGP_KEY_ARG:
-		options_take_vm(&args->name, arg, state);
-		return 0;
-	case ARGP_KEY_NO_ARGS:
-		argp_error(state, "which VM?");
-		return 0;
 	default:
-		return ARGP_ERR_UNKNOWN;
+		return options_target(&args->vm, key, arg, state);
 	}
 }
 
@@ -79,13 +59,13 @@ static void print_argv(const struct cli *cli, const Upgraded__V1__CheckReport *r
 
 static int print_check(const struct args *args, const Upgraded__V1__CheckReport *report)
 {
-	const struct cli *cli = args->cli;
+	const struct cli *cli = args->vm.cli;
 	size_t blockers = findings_count(report->findings, report->n_findings,
 					 UPGRADED__V1__SEVERITY__SEVERITY_BLOCKER);
 	size_t warnings = findings_count(report->findings, report->n_findings,
 					 UPGRADED__V1__SEVERITY__SEVERITY_WARNING);
 
-	print_text(cli, stdout, STYLE_BOLD, 0, args->name);
+	print_text(cli, stdout, STYLE_BOLD, 0, args->vm.name);
 	fputs(": ", stdout);
 	print_text(cli, stdout, STYLE_PLAIN, 0,
 		   report->vm && report->vm->version[0] ? report->vm->version : "unknown");
@@ -126,17 +106,17 @@ static int check(const struct args *args)
 	const Upgraded__V1__CheckReport *report;
 	int r;
 
-	check_request.name = args->name;
-	if (args->vmm)
-		check_request.binary = args->vmm;
+	check_request.name = args->vm.name;
+	if (args->vm.vmm)
+		check_request.binary = args->vm.vmm;
 	request.body_case = UPGRADED__V1__ENVELOPE__BODY_CHECK;
 	request.check = &check_request;
-	r = ask(args->cli, &request, UPGRADED__V1__ENVELOPE__BODY_CHECK_REPORT, ASK_SLOW_TIMEOUT_MS,
-		&answer);
+	r = ask(args->vm.cli, &request, UPGRADED__V1__ENVELOPE__BODY_CHECK_REPORT,
+		ASK_SLOW_TIMEOUT_MS, &answer);
 	if (r != CLI_DONE)
 		return r;
 	report = answer->check_report;
-	if (!args->cli->json)
+	if (!args->vm.cli->json)
 		return print_check(args, report);
 	r = print_json(&report->base);
 	if (r != CLI_DONE)
@@ -154,11 +134,11 @@ int verb_check(struct cli *cli, int argc, char **argv)
 					  .args_doc = "VM",
 					  .doc = doc,
 					  .children = cli_options };
-	struct args args = { .cli = cli };
+	struct args args = { .vm.cli = cli };
 	int r;
 
 	argp_parse(&argp, argc, argv, 0, NULL, &args);
 	r = check(&args);
-	free(args.vmm);
+	free(args.vm.vmm);
 	return r;
 }

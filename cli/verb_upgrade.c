@@ -22,12 +22,10 @@
 /* The daemon takes a request or refuses it before it does anything slow. */
 #define START_TIMEOUT_S (ASK_SLOW_TIMEOUT_MS / 1000)
 
-enum { OPTION_VMM = 0x200, OPTION_BLACKOUT, OPTION_TIMEOUT, OPTION_NO_WAIT };
+enum { OPTION_BLACKOUT = 0x200, OPTION_TIMEOUT, OPTION_NO_WAIT };
 
 struct args {
-	struct cli *cli;
-	char *name;
-	char *vmm;
+	struct one_target vm;
 	uint64_t blackout_us;
 	uint64_t timeout_us;
 	bool no_wait;
@@ -39,8 +37,7 @@ static const char doc[] =
 	"code 4. The first Ctrl-C asks for that; a second one leaves the upgrade to the daemon.";
 
 static const struct argp_option options[] = {
-	{ "vmm", OPTION_VMM, "PATH", 0,
-	  "Binary of the new VMM (default: the path that the VM runs from)", 0 },
+	OPTION_VMM_ROW,
 	{ "max-blackout", OPTION_BLACKOUT, "MS", 0,
 	  "Roll back rather than let the guest stand still for longer", 0 },
 	{ "timeout", OPTION_TIMEOUT, "S", 0, "Roll back if a phase takes longer", 0 },
@@ -53,15 +50,6 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	struct args *args = state->input;
 
 	switch (key) {
-	case ARGP_KEY_INIT:
-		state->child_inputs[0] = args->cli;
-		return 0;
-	case OPTION_VMM:
-		free(args->vmm);
-		args->vmm = options_program(arg);
-		if (!args->vmm)
-			argp_error(state, "there is no program '%s' in $PATH", arg);
-		return 0;
 	case OPTION_BLACKOUT:
 		args->blackout_us = options_time(arg, 1e3, "--max-blackout", state);
 		return 0;
@@ -71,14 +59,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	case OPTION_NO_WAIT:
 		args->no_wait = true;
 		return 0;
-	case ARGP_KEY_ARG:
-		options_take_vm(&args->name, arg, state);
-		return 0;
-	case ARGP_KEY_NO_ARGS:
-		argp_error(state, "which VM?");
-		return 0;
 	default:
-		return ARGP_ERR_UNKNOWN;
+		return options_target(&args->vm, key, arg, state);
 	}
 }
 
@@ -130,7 +112,7 @@ static void ask_to_abort(struct upgrade *u)
 
 	progress_end(&u->progress);
 	fprintf(stderr, "Asking the daemon to roll back; Ctrl-C again leaves the upgrade to it.\n");
-	abort_request.name = u->args->name;
+	abort_request.name = u->args->vm.name;
 	request.body_case = UPGRADED__V1__ENVELOPE__BODY_ABORT;
 	request.abort = &abort_request;
 	r = client_connect(&second, u->cli->socket, "upgradectl", &err);
@@ -148,9 +130,9 @@ static int detach(struct upgrade *u)
 {
 	progress_end(&u->progress);
 	fputs("upgradectl: left; the upgrade of ", stderr);
-	print_text(u->cli, stderr, STYLE_PLAIN, 0, u->args->name);
+	print_text(u->cli, stderr, STYLE_PLAIN, 0, u->args->vm.name);
 	fputs(" goes on\n  try: upgradectl watch ", stderr);
-	print_text(u->cli, stderr, STYLE_PLAIN, 0, u->args->name);
+	print_text(u->cli, stderr, STYLE_PLAIN, 0, u->args->vm.name);
 	fputc('\n', stderr);
 	return CLI_DETACHED;
 }
@@ -162,8 +144,8 @@ static int lost_daemon(struct upgrade *u, struct error *cause)
 
 	error_set(&err, cause->code,
 		  "%s while the upgrade of %s was under way; its outcome is not known here",
-		  cause->text ?: "the connection broke", u->args->name);
-	error_hint(&err, "upgradectl history %s", u->args->name);
+		  cause->text ?: "the connection broke", u->args->vm.name);
+	error_hint(&err, "upgradectl history %s", u->args->vm.name);
 	return fail(u->cli, NULL, &err);
 }
 
@@ -189,9 +171,9 @@ static int started(struct upgrade *u, const Upgraded__V1__UpgradeStarted *messag
 	if (u->cli->json)
 		return print_json_line(&message->base);
 	printf("upgrade %" PRIu64 " of ", u->id);
-	print_text(u->cli, stdout, STYLE_BOLD, 0, u->args->name);
+	print_text(u->cli, stdout, STYLE_BOLD, 0, u->args->vm.name);
 	fputs(" is under way\n  follow it with: upgradectl watch ", stdout);
-	print_text(u->cli, stdout, STYLE_PLAIN, 0, u->args->name);
+	print_text(u->cli, stdout, STYLE_PLAIN, 0, u->args->vm.name);
 	putchar('\n');
 	return CLI_DONE;
 }
@@ -296,9 +278,9 @@ static int start(struct upgrade *u, struct error *err)
 	Envelope request = ENVELOPE_INIT;
 	int r;
 
-	upgrade.name = u->args->name;
-	if (u->args->vmm)
-		upgrade.binary = u->args->vmm;
+	upgrade.name = u->args->vm.name;
+	if (u->args->vm.vmm)
+		upgrade.binary = u->args->vm.vmm;
 	upgrade.max_blackout_us = u->args->blackout_us;
 	upgrade.phase_timeout_us = u->args->timeout_us;
 	request.body_case = UPGRADED__V1__ENVELOPE__BODY_UPGRADE;
@@ -321,7 +303,7 @@ int verb_upgrade(struct cli *cli, int argc, char **argv)
 					  .doc = doc,
 					  .children = cli_options };
 	_cleanup_error_ struct error err = ERROR_INIT;
-	struct args args = { .cli = cli };
+	struct args args = { .vm.cli = cli };
 	struct upgrade u = {
 		.args = &args,
 		.cli = cli,
@@ -336,6 +318,6 @@ int verb_upgrade(struct cli *cli, int argc, char **argv)
 	progress_free(&u.progress);
 	client_close(&u.client);
 	closep(&u.signals);
-	free(args.vmm);
+	free(args.vm.vmm);
 	return r;
 }

@@ -14,6 +14,7 @@
 #include "history.h"
 #include "log.h"
 #include "manager/systemd.h"
+#include "procfs.h"
 #include "upgrade.h"
 #include "worker/source.h"
 
@@ -209,23 +210,30 @@ static int handle_show(struct context *ctx, const struct requester *from,
 	return 0;
 }
 
+/* The VM that a check or an upgrade is asked for. */
+static int find_idle(struct context *ctx, const char *name, const char *binary, struct vm **ret_vm,
+		     struct error *err)
+{
+	int r;
+
+	r = check_binary_path(binary, err);
+	if (r >= 0)
+		r = find_alive(ctx, name, ret_vm, err);
+	if (r < 0 || !(*ret_vm)->upgrade)
+		return r;
+	error_set(err, -EBUSY, "an upgrade of %s is running", name);
+	error_hint(err, "upgradectl watch %s, or upgradectl abort %s", name, name);
+	return -EBUSY;
+}
+
 static int handle_check(struct context *ctx, const struct requester *from,
 			const Upgraded__V1__CheckRequest *request, struct error *err)
 {
 	struct vm *vm;
 	int r;
 
-	r = check_binary_path(request->binary, err);
-	if (r >= 0)
-		r = find_alive(ctx, request->name, &vm, err);
-	if (r < 0)
-		return r;
-	if (vm->upgrade) {
-		error_set(err, -EBUSY, "an upgrade of %s is running", request->name);
-		error_hint(err, "upgradectl watch %s", request->name);
-		return -EBUSY;
-	}
-	return check_request(ctx, vm, request->binary, from, err);
+	r = find_idle(ctx, request->name, request->binary, &vm, err);
+	return r < 0 ? r : check_request(ctx, vm, request->binary, from, err);
 }
 
 static int handle_upgrade(struct context *ctx, const struct requester *from,
@@ -234,18 +242,8 @@ static int handle_upgrade(struct context *ctx, const struct requester *from,
 	struct vm *vm;
 	int r;
 
-	r = check_binary_path(request->binary, err);
-	if (r >= 0)
-		r = find_alive(ctx, request->name, &vm, err);
-	if (r < 0)
-		return r;
-	if (vm->upgrade) {
-		error_set(err, -EBUSY, "an upgrade of %s is running", request->name);
-		error_hint(err, "upgradectl watch %s, or upgradectl abort %s", request->name,
-			   request->name);
-		return -EBUSY;
-	}
-	return upgrade_request(ctx, vm, request, from, err);
+	r = find_idle(ctx, request->name, request->binary, &vm, err);
+	return r < 0 ? r : upgrade_request(ctx, vm, request, from, err);
 }
 
 static int handle_abort(struct context *ctx, const struct requester *from,
@@ -340,16 +338,13 @@ static int listener_pid(const char *path, pid_t *ret_pid, struct error *err)
 static char *find_qmp(const struct process_facts *facts)
 {
 	_cleanup_free_ char *found = source_find_qmp(facts->argv);
-	char link[64], cwd[4096], *path;
-	ssize_t n;
+	_cleanup_free_ char *cwd = NULL;
+	char *path;
 
 	if (!found || found[0] == '/')
 		return TAKE_PTR(found);
-	snprintf(link, sizeof(link), "/proc/%d/cwd", (int)facts->pid);
-	n = readlink(link, cwd, sizeof(cwd) - 1);
-	if (n < 0)
+	if (proc_readlink(facts->pid, "cwd", &cwd) < 0)
 		return NULL;
-	cwd[n] = '\0';
 	return asprintf(&path, "%s/%s", cwd, found) < 0 ? NULL : path;
 }
 

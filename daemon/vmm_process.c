@@ -7,84 +7,14 @@
  */
 #include "vmm_process.h"
 
+#include "procfs.h"
+
 #include <fcntl.h>
 #include <string.h>
 #include <sys/pidfd.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
-
-#define ARGV_MAX (2 * 1024 * 1024)
-
-static int open_proc(pid_t pid, const char *file)
-{
-	char path[64];
-	int fd;
-
-	snprintf(path, sizeof(path), "/proc/%d/%s", (int)pid, file);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
-		return errno == ENOENT ? -ESRCH : -errno;
-	return fd;
-}
-
-/* Reads all of it; *ret_data has a NUL after its end. */
-static int read_proc(pid_t pid, const char *file, char **ret_data, size_t *ret_len)
-{
-	_cleanup_close_ int fd = open_proc(pid, file);
-	_cleanup_free_ char *data = NULL;
-	size_t len = 0, room = 0;
-
-	if (fd < 0)
-		return fd;
-	for (;;) {
-		ssize_t n;
-
-		if (len + 1 >= room) {
-			char *more;
-
-			room = room ? room * 2 : 4096;
-			if (room > ARGV_MAX)
-				return -E2BIG;
-			more = realloc(data, room);
-			if (!more)
-				return -ENOMEM;
-			data = more;
-		}
-		n = read(fd, data + len, room - len - 1);
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0)
-			return -errno;
-		if (n == 0)
-			break;
-		len += (size_t)n;
-	}
-	data[len] = '\0';
-	*ret_data = TAKE_PTR(data);
-	*ret_len = len;
-	return 0;
-}
-
-static int split_argv(const char *data, size_t len, char ***ret_argv)
-{
-	_cleanup_strv_ char **argv = NULL;
-	size_t n = 0;
-
-	for (size_t i = 0; i < len; i++)
-		n += data[i] == '\0';
-	argv = calloc(n + 2, sizeof(*argv));
-	if (!argv)
-		return -ENOMEM;
-	n = 0;
-	for (const char *s = data; s < data + len; s += strlen(s) + 1) {
-		argv[n] = strdup(s);
-		if (!argv[n++])
-			return -ENOMEM;
-	}
-	*ret_argv = TAKE_PTR(argv);
-	return 0;
-}
 
 static uint64_t clock_us(clockid_t clock)
 {
@@ -94,43 +24,24 @@ static uint64_t clock_us(clockid_t clock)
 	return (uint64_t)t.tv_sec * 1000000 + (uint64_t)t.tv_nsec / 1000;
 }
 
-static int read_binary(pid_t pid, char **ret_binary)
-{
-	static const char deleted[] = " (deleted)";
-	char path[64], link[4096];
-	ssize_t n;
-
-	snprintf(path, sizeof(path), "/proc/%d/exe", (int)pid);
-	n = readlink(path, link, sizeof(link) - 1);
-	if (n < 0)
-		return errno == ENOENT ? -ESRCH : -errno;
-	link[n] = '\0';
-	if (n > (ssize_t)strlen(deleted) && !strcmp(link + n - strlen(deleted), deleted))
-		link[n - (ssize_t)strlen(deleted)] = '\0';
-	*ret_binary = strdup(link);
-	return *ret_binary ? 0 : -ENOMEM;
-}
-
 int process_read(pid_t pid, struct process_facts *ret_facts, struct error *err)
 {
 	_cleanup_process_facts_ struct process_facts f = PROCESS_FACTS_INIT;
-	_cleanup_close_ int dir = open_proc(pid, ".");
-	_cleanup_free_ char *cmdline = NULL;
+	_cleanup_close_ int dir = proc_open(pid, ".", O_RDONLY);
 	struct stat st = { 0 };
-	size_t len = 0;
 	int r;
 
 	f.pid = pid;
 	r = dir < 0 ? dir : process_start_time(pid, &f.start_time);
 	if (r >= 0)
-		r = read_binary(pid, &f.binary);
+		r = proc_read_exe(pid, &f.binary);
 	if (r >= 0)
-		r = read_proc(pid, "cmdline", &cmdline, &len);
-	if (r >= 0)
-		r = split_argv(cmdline, len, &f.argv);
+		r = proc_read_strv(pid, "cmdline", &f.argv);
 	/* The directory belongs to the effective uid and gid. */
 	if (r >= 0 && fstat(dir, &st) < 0)
 		r = -errno;
+	if (r == -ENOENT)
+		r = -ESRCH;
 	if (r < 0)
 		return error_errno(err, r, "cannot read what process %d is", (int)pid);
 	f.uid = st.st_uid;

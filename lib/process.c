@@ -7,26 +7,21 @@
 #include "process.h"
 
 #include "cleanup.h"
+#include "procfs.h"
 
-#include <fcntl.h>
 #include <string.h>
 
 int process_start_time(pid_t pid, uint64_t *ret_ticks)
 {
-	_cleanup_close_ int fd = -EBADF;
-	char path[32], buf[1024], *p;
-	ssize_t n;
+	_cleanup_free_ char *stat = NULL;
+	char *p;
+	int r;
 
-	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
-		return errno == ENOENT ? -ESRCH : -errno;
-	n = read(fd, buf, sizeof(buf) - 1);
-	if (n <= 0)
-		return n ? -errno : -ESRCH;
-	buf[n] = '\0';
+	r = proc_read(pid, "stat", &stat, NULL);
+	if (r < 0)
+		return r == -ENOENT ? -ESRCH : r;
 	/* Field 2, the name, may hold blanks and parentheses; field 3 follows its last ')'. */
-	p = strrchr(buf, ')');
+	p = strrchr(stat, ')');
 	for (int field = 2; p && field < 22; field++)
 		p = strchr(p + 1, ' ');
 	if (!p)

@@ -24,18 +24,14 @@
 
 static int read_binary(struct source *s)
 {
-	static const char deleted[] = " (deleted)";
 	_cleanup_free_ char *there = NULL, *exe = NULL, *root = NULL;
 	struct stat running, on_disk;
 	size_t len;
 	int r;
 
-	r = proc_readlink(s->pid, "exe", &s->binary);
+	r = proc_read_exe(s->pid, &s->binary);
 	if (r < 0)
 		return r;
-	len = strlen(s->binary);
-	if (len > strlen(deleted) && !strcmp(s->binary + len - strlen(deleted), deleted))
-		s->binary[len - strlen(deleted)] = '\0';
 	/* Shown from our root; the target is executed in the source's. */
 	r = proc_readlink(s->pid, "root", &root);
 	if (r < 0)

@@ -11,6 +11,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include "count_fds.h"
 #include "wire.h"
 
 #include <fcntl.h>
@@ -19,17 +20,6 @@
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <time.h>
-
-static size_t count_fds(void)
-{
-	_cleanup_closedir_ DIR *dir = opendir("/proc/self/fd");
-	size_t n = 0;
-
-	assert_non_null(dir);
-	while (readdir(dir))
-		n++;
-	return n;
-}
 
 struct fixture {
 	size_t fds;

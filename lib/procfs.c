@@ -1,9 +1,9 @@
-/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Reading files and links of /proc/PID, whose sizes are not known beforehand.
- * Used for what is to be known of the source. Owns nothing; leaves nothing
- * behind. A pid says little about a process: whoever calls this holds a pidfd
- * and makes sure afterwards that the process it stands for is still there.
+ * Used by the daemon for what is to be known of a VMM, and by the worker for
+ * the source. Owns nothing; leaves nothing behind. A pid says little about a process: whoever calls
+ * this holds a pidfd and makes sure afterwards that the process it stands for is still there.
  */
 #include "procfs.h"
 
@@ -12,6 +12,9 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <string.h>
+
+/* A process can make its command line as long as it likes. */
+#define READ_MAX (8 * 1024 * 1024)
 
 static int proc_path(pid_t pid, const char *name, char **ret_path)
 {
@@ -44,10 +47,10 @@ int proc_read(pid_t pid, const char *name, char **ret_text, size_t *ret_len)
 	if (fd < 0)
 		return fd;
 	for (;;) {
-		char *more = realloc(text, size);
+		char *more = size > READ_MAX ? NULL : realloc(text, size);
 
 		if (!more)
-			return -ENOMEM;
+			return size > READ_MAX ? -E2BIG : -ENOMEM;
 		text = more;
 		n = read(fd, text + len, size - len - 1);
 		if (n < 0 && errno == EINTR)
@@ -109,4 +112,21 @@ int proc_readlink(pid_t pid, const char *name, char **ret_target)
 		return -ENAMETOOLONG;
 	*ret_target = strndup(buf, (size_t)n);
 	return *ret_target ? 0 : -ENOMEM;
+}
+
+int proc_read_exe(pid_t pid, char **ret_path)
+{
+	static const char deleted[] = " (deleted)";
+	char *path;
+	size_t len;
+	int r;
+
+	r = proc_readlink(pid, "exe", &path);
+	if (r < 0)
+		return r;
+	len = strlen(path);
+	if (len > strlen(deleted) && !strcmp(path + len - strlen(deleted), deleted))
+		path[len - strlen(deleted)] = '\0';
+	*ret_path = path;
+	return 0;
 }

@@ -1,4 +1,4 @@
-/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Reading files and links of /proc/PID: see procfs.c. */
 #ifndef UPGRADED_PROCFS_H
 #define UPGRADED_PROCFS_H
@@ -14,7 +14,7 @@ int proc_open(pid_t pid, const char *name, int flags);
 
 /*
  * Reads /proc/PID/@name to its end. *ret_text is malloc()ed and ends with a
- * NUL that *ret_len (may be NULL) does not count.
+ * NUL that *ret_len (may be NULL) does not count. -E2BIG: it has no end.
  */
 int proc_read(pid_t pid, const char *name, char **ret_text, size_t *ret_len);
 
@@ -23,5 +23,8 @@ int proc_read_strv(pid_t pid, const char *name, char ***ret_v);
 
 /* What /proc/PID/@name links to; malloc()ed. */
 int proc_readlink(pid_t pid, const char *name, char **ret_target);
+
+/* The path that it executes, without the " (deleted)" of a file that is gone. */
+int proc_read_exe(pid_t pid, char **ret_path);
 
 #endif

@@ -12,8 +12,8 @@ import socket
 import subprocess
 import tempfile
 
-from common import LIGHT, NEW, OLD, Case, alive, ctl, saw, status_of, stop_shared
-from host import REFUSED, Guest, default_machine, wait_until
+from common import LIGHT, NEW, OLD, Attempt, Case, alive, ctl, saw, status_of, stop_shared
+from host import LOST, REFUSED, Guest, default_machine, wait_until
 
 NOBODY = 65534
 FILES = 4321  # a limit that nothing else has
@@ -44,7 +44,7 @@ class Bare:
                       "-object", "memory-backend-memfd,id=ram0,size=64M,share=on"]
         self.argv = [binary, *memory, "-name", name, "-accel", "kvm", "-cpu", "host", "-m", "64", "-nodefaults",
                      "-display", "none", "-qmp", f"unix:{self.dir}/qmp,server=on,wait=off",
-                     "-qmp", f"unix:{self.dir}/mine,server=on,wait=off", *extra]
+                     "-qmp", f"unix:{self.dir}/mine,server=on,wait=off", *[e.format(dir=self.dir) for e in extra]]
         self.process = self.cgroup = None
 
     def __enter__(self):
@@ -168,6 +168,35 @@ class Foreign(Case):
             saw(f"uid {wanted['Uid'].split()[0]}, groups {wanted['Groups']}, CapEff {wanted['CapEff']}, {FILES} files, "
                 f"{group.strip()}: the target's too; its second monitor answers")
 
+    def test_names_are_taken_over_with_the_users_rights(self):
+        victim = pathlib.Path("/root/victim")
+        victim.write_text("root's\n")
+        with Bare("planted", NEW, "-pidfile", "{dir}/pid", "-monitor", "unix:{dir}/monitor,server=on,wait=off",
+                  user=NOBODY) as vm:
+            self.assertEqual(vm.adopt()[0], 0)
+            # The VM's user wants root to write there.
+            (vm.dir / "pid").unlink()
+            (vm.dir / "pid").symlink_to(victim)
+            status, answer = ctl("upgrade", vm.name, "--vmm", NEW)
+            self.assertEqual((status, answer[-1].get("outcome")), (0, "committed"), answer[-1])
+            vm.process.wait(20)
+            self.assertEqual(victim.read_text(), "root's\n")
+            said = [f["text"] for f in answer[-1]["findings"] if f["code"] == "finish"]
+            self.assertEqual(said, [f"cannot write the pid file {vm.dir}/pid: Permission denied"])
+            # What its user may do is done.
+            self.assertEqual((vm.run_state(), (vm.dir / "monitor").stat().st_uid), ("running", NOBODY))
+            saw(said[0])
+        victim.unlink()
+
+    def test_vmm_that_dies_while_it_is_examined_is_lost(self):
+        with Bare("dying", NEW) as vm:
+            self.assertEqual(vm.adopt()[0], 0)
+            attempt = Attempt(vm, NEW, on={"prepare": lambda _: vm.process.kill()})
+            status, report = attempt.wait()
+            self.assertEqual((status, report.get("outcome")), (LOST, "lost"), report)
+            self.assertIn(f"the VMM of dying (process {vm.process.pid}) ended", report["error"])
+            saw(report["error"])
+
     def test_private_memory_is_refused_with_the_remedy(self):
         with Bare("private", NEW, share=False) as vm:
             status, answer = vm.adopt()
@@ -178,7 +207,8 @@ class Foreign(Case):
             self.assertTrue({"source.ram-private", "source.aux-ram-private"} <= found.keys(), found)
             self.assertIn("share=on", found["source.ram-private"]["remedy"])
             self.assertIn("aux-ram-share=on", found["source.aux-ram-private"]["remedy"])
-            status, _ = ctl("upgrade", vm.name, "--vmm", NEW)
+            status, answer = ctl("upgrade", vm.name, "--vmm", NEW)
             self.assertEqual(status, REFUSED)
+            self.assertIn("private to its process", answer[-1]["error"])
             self.assertEqual((current(vm.name), vm.run_state()), (vm.process.pid, "running"))
             saw(f"refused by {' '.join(sorted(found))}")

@@ -85,7 +85,13 @@ class Rollback(Case):
         number = {"killed": signal.SIGKILL, "hung": signal.SIGSTOP}[kind]
         attempt = Attempt(guest, NEW, *options, on={phase: target_gets(number)})
         report = self.rolled_back(guest, attempt, source, f"target {kind} at {phase}")
+        self.says_killed(kind, report)
         hit[kind].add(report["failed_phase"])
+
+    def says_killed(self, kind, report):
+        """One sentence for one failure, wherever it shows."""
+        if kind == "killed":
+            self.assertIn("the target was killed by SIGKILL while upgraded waited for", report["error"])
 
     def test_target_killed_in_prepare(self):
         self.fault("prepare", "killed")
@@ -104,6 +110,7 @@ class Rollback(Case):
         with Unstoppable(source):
             attempt = Attempt(guest, NEW, *options, on={"freeze": target_crawls_into_load(number)})
             report = self.rolled_back(guest, attempt, source, f"target {kind} at load")
+        self.says_killed(kind, report)
         hit[kind].add(report["failed_phase"])
 
     def test_target_killed_in_load(self):
@@ -116,6 +123,7 @@ class Rollback(Case):
             attempt = Attempt(guest, NEW, "--max-blackout", "8000", on={"switch": target_gets(signal.SIGKILL)})
             report = self.rolled_back(guest, attempt, source, "target killed at switch")
             self.assertGreater(tracer.swallowed, 0)
+        self.says_killed("killed", report)
         self.assertEqual(report["failed_phase"], "switch")
         hit["killed"].add("switch")
 

@@ -18,7 +18,7 @@ import time
 TOOLS = pathlib.Path("/usr/lib/upgraded-test")
 UPGRADECTL = "upgradectl"
 
-COMMITTED, REFUSED, ROLLED_BACK, NO_SUCH_VM = 0, 3, 4, 5  # exit statuses of upgradectl
+COMMITTED, REFUSED, ROLLED_BACK, NO_SUCH_VM, LOST = 0, 3, 4, 5, 8  # exit statuses of upgradectl
 
 
 def qemus():

@@ -119,9 +119,10 @@ static int no_answer(struct probe *p, int code, const struct error *why)
 			    *line ? ": " : " and did not say why", line);
 }
 
-/* @device: a -device, NULL for none. */
+/* Returns its monitor (an fd of the caller's) or a negative errno. @device: a -device, NULL for
+ * none. */
 static int start(struct probe *p, int source_pidfd, const char *machine_type, const char *device,
-		 int *ret_monitor, struct error *err)
+		 struct error *err)
 {
 	_cleanup_close_ int ours = -EBADF, theirs = -EBADF, stderr_end = -EBADF;
 	_cleanup_free_ char *machine = NULL;
@@ -154,10 +155,7 @@ static int start(struct probe *p, int source_pidfd, const char *machine_type, co
 	};
 	int r = spawn_like(&s, &pid, &p->pidfd, err);
 
-	if (r < 0)
-		return r;
-	*ret_monitor = TAKE_FD(ours);
-	return 0;
+	return r < 0 ? r : TAKE_FD(ours);
 }
 
 static int check_architecture(struct probe *p, bool *ret_same, struct error *err)
@@ -336,10 +334,10 @@ static int probe_ring(struct probe *p, int source_pidfd, struct waiter *w, int64
 	};
 	int monitor, r;
 
-	r = start(&second, source_pidfd, p->source->machine,
-		  virtio_rings_device(p->source->devices), &monitor, err);
-	if (r < 0)
-		return r;
+	monitor = start(&second, source_pidfd, p->source->machine,
+			virtio_rings_device(p->source->devices), err);
+	if (monitor < 0)
+		return monitor;
 	r = qmp_open(monitor, monitor, "the target", w, &second.qmp, err);
 	return r < 0 ? r : virtio_rings_probed(second.qmp, ret_size, err);
 }
@@ -380,9 +378,8 @@ static int check_rings(struct probe *p, int source_pidfd, struct waiter *w, stru
 			    "with emulated devices instead of virtio could be upgraded",
 			    "QEMU %s gave queue %u of the guest's %s a ring of %lld entries, "
 			    "QEMU %s would make %lld and refuse the state%s",
-			    p->source->version, rings->queue, rings->device,
-			    (long long)rings->size, qmp_version(p->qmp), (long long)rings->own,
-			    others ?: "");
+			    p->source->version, rings->queue, rings->device, (long long)rings->size,
+			    qmp_version(p->qmp), (long long)rings->own, others ?: "");
 }
 
 /* Runs with a waiter of its own, whose deadline is the probe's. */
@@ -392,14 +389,14 @@ static int probe(struct probe *p, int source_pidfd, struct waiter *w, char **ret
 	_cleanup_error_ struct error why = ERROR_INIT;
 	int monitor, r;
 
-	r = start(p, source_pidfd, "none", NULL, &monitor, &why);
-	if (r < 0) {
-		int added = p->no_exec ? cannot_execute(p, r) : 1;
+	monitor = start(p, source_pidfd, "none", NULL, &why);
+	if (monitor < 0) {
+		int added = p->no_exec ? cannot_execute(p, monitor) : 1;
 
 		if (added <= 0)
 			return added;
 		error_move(err, &why);
-		return r;
+		return monitor;
 	}
 	r = qmp_open(monitor, monitor, "the target", w, &p->qmp, &why);
 	if (r >= 0) {

@@ -16,15 +16,20 @@
  */
 #include "channel.h"
 
+#include <fcntl.h>
 #include <poll.h>
 #include <string.h>
 #include <sys/fsuid.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 
 /* What QEMU's receiver takes of one message (SOCKET_MAX_FDS, io/channel-socket.c). */
 #define QEMU_FDS_PER_MESSAGE 16
+
+/* Device state is some hundred kilobytes; a display or many disks make it more. */
+#define STREAM_USUAL (2 * 1024 * 1024)
 
 /* The cpr state is a list of fd names: a few hundred bytes. More is not one. */
 #define CPR_STATE_MAX (1024 * 1024)
@@ -237,20 +242,70 @@ int channel_wait_hup(struct waiter *w, int fd, struct error *err)
 	}
 }
 
-int channel_relay_main(struct waiter *w, int source, int target, int spool, uint64_t *ret_bytes,
-		       struct error *err)
+int channel_connect_main(struct waiter *w, const char *path, int *ret_fd, struct error *err)
 {
-	_cleanup_free_ uint8_t *buf = NULL;
-	const size_t size = 256 * 1024;
-	uint64_t total = 0;
+	_cleanup_close_ int fd = -EBADF;
+	int room = STREAM_USUAL, r;
+
+	r = channel_connect(w, path, &fd, err);
+	if (r < 0)
+		return r;
+	if (fcntl(fd, F_SETFL, O_NONBLOCK) < 0)
+		return error_errno(err, -errno, "%s", w->what);
+	/* So that the source need not wait for the target; without it, it does. */
+	(void)setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &room, sizeof(room));
+	*ret_fd = TAKE_FD(fd);
+	return 0;
+}
+
+static int spool_grow(struct spool *s, size_t size)
+{
+	void *map;
+
+	if (ftruncate(s->fd, (off_t)size) < 0)
+		return -errno;
+	map = s->map ? mremap(s->map, s->size, size, MREMAP_MAYMOVE)
+		     : mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, s->fd,
+			    0);
+	if (map == MAP_FAILED)
+		return -errno;
+	s->map = map;
+	s->size = size;
+	return 0;
+}
+
+int spool_open(struct spool *s, struct error *err)
+{
 	int r;
 
-	buf = malloc(size);
-	if (!buf)
-		return -ENOMEM;
-	for (;;) {
-		ssize_t n = recv(source, buf, size, MSG_DONTWAIT);
+	s->fd = memfd_create("upgraded-device-state", MFD_CLOEXEC);
+	r = s->fd < 0 ? -errno : spool_grow(s, STREAM_USUAL);
+	return r < 0 ? error_errno(err, r, "no memory for the device state") : 0;
+}
 
+void spool_close(struct spool *s)
+{
+	if (s->map)
+		(void)munmap(s->map, s->size);
+	closep(&s->fd);
+	*s = (struct spool)SPOOL_INIT;
+}
+
+int channel_relay_main(struct waiter *w, int source, int target, struct spool *spool,
+		       uint64_t *ret_bytes, struct error *err)
+{
+	size_t total = 0;
+	int r;
+
+	for (;;) {
+		ssize_t n;
+
+		if (total == spool->size) {
+			r = spool_grow(spool, spool->size * 2);
+			if (r < 0)
+				return error_errno(err, r, "cannot keep the device state");
+		}
+		n = recv(source, spool->map + total, spool->size - total, MSG_DONTWAIT);
 		if (n < 0 && (errno == EAGAIN || errno == EINTR)) {
 			r = wait_for(w, source, POLLIN, err);
 			if (r < 0)
@@ -261,20 +316,13 @@ int channel_relay_main(struct waiter *w, int source, int target, int spool, uint
 			return error_errno(err, -errno, "cannot read the source's device state");
 		if (n == 0)
 			break;
-		r = write_all(w, target, buf, (size_t)n, NULL, 0, err);
+		r = write_all(w, target, spool->map + total, (size_t)n, NULL, 0, err);
 		if (r < 0)
 			return r;
-		for (ssize_t done = 0; done < n;) {
-			ssize_t m =
-				pwrite(spool, buf + done, (size_t)(n - done), (off_t)total + done);
-
-			if (m <= 0)
-				return error_errno(err, m ? -errno : -EIO,
-						   "cannot keep the device state");
-			done += m;
-		}
-		total += (uint64_t)n;
+		total += (size_t)n;
 	}
+	if (ftruncate(spool->fd, (off_t)total) < 0)
+		return error_errno(err, -errno, "cannot keep the device state");
 	*ret_bytes = total;
 	return 0;
 }

@@ -7,6 +7,7 @@
 #include "scm_rights.h"
 #include "wait.h"
 
+#include <stdint.h>
 #include <sys/types.h>
 
 /* The cpr state: what the source writes before it is stopped. */
@@ -41,11 +42,30 @@ int channel_send_cpr(struct waiter *w, int target, const struct cpr_state *state
 /* Waits until the other side has closed @fd. */
 int channel_wait_hup(struct waiter *w, int fd, struct error *err);
 
+/* What is kept of the main stream: a memfd, written through its mapping. */
+struct spool {
+	int fd; /* owned; -EBADF: none */
+	uint8_t *map;
+	size_t size; /* of the mapping, and of the file until the stream has ended */
+};
+
+#define SPOOL_INIT { .fd = -EBADF }
+
+/* Makes it with room for a usual stream, whose pages are there already. */
+int spool_open(struct spool *s, struct error *err);
+void spool_close(struct spool *s);
+
 /*
- * Passes the main stream from @source to @target as it comes and keeps a copy
- * in @spool (a memfd), until the source closes. *ret_bytes: how many.
+ * Connects as channel_connect() to where the main stream goes. *ret_fd is the
+ * caller's, non-blocking, and takes a usual stream whole.
  */
-int channel_relay_main(struct waiter *w, int source, int target, int spool, uint64_t *ret_bytes,
-		       struct error *err);
+int channel_connect_main(struct waiter *w, const char *path, int *ret_fd, struct error *err);
+
+/*
+ * Passes the main stream from @source to @target as it comes and keeps it in
+ * @spool, until the source closes. *ret_bytes: how many.
+ */
+int channel_relay_main(struct waiter *w, int source, int target, struct spool *spool,
+		       uint64_t *ret_bytes, struct error *err);
 
 #endif

@@ -38,7 +38,6 @@
 #include <poll.h>
 #include <signal.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/pidfd.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -61,7 +60,7 @@ struct qemu {
 	int cpr_listener, main_listener;
 	int cpr_held; /* the source's cpr connection: closing it is the freeze */
 	int main_target;
-	int spool; /* memfd with the device state */
+	struct spool spool; /* the device state */
 };
 
 static struct qemu *qemu_of(struct upgrade *u)
@@ -74,7 +73,8 @@ static struct qemu *qemu_of(struct upgrade *u)
 	if (!q)
 		return NULL;
 	q->cpr_listener = q->main_listener = -EBADF;
-	q->cpr_held = q->main_target = q->spool = -EBADF;
+	q->cpr_held = q->main_target = -EBADF;
+	q->spool = (struct spool)SPOOL_INIT;
 	u->vmm = q;
 	return q;
 }
@@ -378,10 +378,10 @@ static int prepare(struct upgrade *u, struct error *err)
 	r = channel_listen(q->source_main, st.st_uid, &q->main_listener, err);
 	if (r < 0)
 		return r;
-	q->spool = memfd_create("upgraded-device-state", MFD_CLOEXEC);
-	if (q->spool < 0)
-		return error_errno(err, -errno, "no memory for the device state");
-	r = put_spool(u, q->spool, err);
+	r = spool_open(&q->spool, err);
+	if (r < 0)
+		return r;
+	r = put_spool(u, q->spool.fd, err);
 	if (r < 0)
 		return r;
 	r = taps_note(u->source_pidfd, q->plan->fds, q->plan->n_fds, &q->wire_plan, err);
@@ -507,18 +507,15 @@ static int freeze(struct upgrade *u, struct error *err)
 	 * target's main loop stands still until the first byte.
 	 */
 	u->wait.what = "the target's main channel";
-	r = channel_connect(&u->wait, q->target_main, &q->main_target, err);
+	r = channel_connect_main(&u->wait, q->target_main, &q->main_target, err);
 	if (r < 0)
 		return r;
-	r = fcntl(q->main_target, F_SETFL, O_NONBLOCK);
-	if (r < 0)
-		return error_errno(err, -errno, "the target's main channel");
 	closep(&q->cpr_held);
 	r = accept_main(u, q, &main_source, err);
 	if (r < 0)
 		return r;
 	u->wait.what = "the source's device state";
-	r = channel_relay_main(&u->wait, main_source, q->main_target, q->spool, &u->state_bytes,
+	r = channel_relay_main(&u->wait, main_source, q->main_target, &q->spool, &u->state_bytes,
 			       err);
 	if (r < 0)
 		return r;
@@ -910,7 +907,7 @@ static void qemu_free(struct upgrade *u)
 	closep(&q->main_listener);
 	closep(&q->cpr_held);
 	closep(&q->main_target);
-	closep(&q->spool);
+	spool_close(&q->spool);
 	free(q);
 	u->vmm = NULL;
 }

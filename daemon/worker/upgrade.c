@@ -24,10 +24,11 @@
  * An event wakes the daemon, the log and whoever watches, and what they do takes
  * processor time. So FREEZE is told a moment before the guest is stopped, and
  * the events after it are held back until the guest has been running for a
- * moment; but not for longer than this, for whoever watches a hang.
+ * moment; but not for longer than QUIET_US, for whoever watches a hang.
  */
-#define QUIET_US  1000000
-#define SETTLE_US 50000
+#define BEFORE_FREEZE_US 50000
+#define AFTER_RUN_US	 250000
+#define QUIET_US	 1000000
 /* Undoing and finishing have no alternative: they get time of their own. */
 #define LAST_RESORT_US (60 * 1000000ULL)
 
@@ -75,10 +76,10 @@ static void be_quiet(struct upgrade *u)
 	u->wait.overdue = on_overdue;
 }
 
-static int settle(struct upgrade *u, const char *what, struct error *err)
+static int settle(struct upgrade *u, uint64_t us, const char *what, struct error *err)
 {
 	u->wait.what = what;
-	return wait_sleep(&u->wait, SETTLE_US, err);
+	return wait_sleep(&u->wait, us, err);
 }
 
 static void limit_phase(struct upgrade *u)
@@ -159,7 +160,7 @@ static int switch_over(struct upgrade *u, struct error *err)
 		return r;
 
 	enter(u, PHASE(FREEZE), NULL);
-	r = settle(u, "the moment before the freeze", err);
+	r = settle(u, BEFORE_FREEZE_US, "the moment before the freeze", err);
 	if (r < 0)
 		return r;
 	be_quiet(u);
@@ -195,8 +196,8 @@ static Upgraded__V1__Outcome go_forward(struct upgrade *u, struct error *err)
 		return OUTCOME(LOST);
 	}
 	enter(u, PHASE(DONE), NULL);
-	/* The guest has missed something, so it goes before the rest. */
-	(void)settle(u, "the guest to run for a moment", &late);
+	/* It catches up and gets its memory mapped again: that goes before the rest. */
+	(void)settle(u, AFTER_RUN_US, "the guest to run for a moment", &late);
 	error_clear(&late);
 	speak(u);
 	/* The guest runs; what is left are names and files. */

@@ -82,7 +82,7 @@ class BareVm:
         target, self.path = self.spawn(binary)
         self.pid = target.pid
         self.qmp = Qmp(self.path)
-        self.guest.wait_ready()
+        self.guest.wait_ready(240)
         return self
 
     def log(self):

@@ -7,6 +7,7 @@ import os
 import pathlib
 import subprocess
 import threading
+import time
 import unittest
 
 from host import Guest, UPGRADECTL, ROLLED_BACK, qemus, tell, wait_until
@@ -134,6 +135,7 @@ class Attempt:
 
     def __init__(self, guest, binary, *options, on=None):
         self.events, self.report, self.trouble, self.on = [], None, [], dict(on or {})
+        self.entered, self.told = {}, {}  # when a phase was entered and when that arrived here, in seconds
         self.before = targets()
         self.process = subprocess.Popen([UPGRADECTL, "--json", "upgrade", guest.name, "--vmm", binary, *options],
                                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -146,6 +148,8 @@ class Attempt:
             if "outcome" in message or "error" in message and "phase" not in message:
                 self.report = message
                 continue
+            self.told.setdefault(message["phase"], time.time())
+            self.entered.setdefault(message["phase"], int(message["at_us"]) / 1e6)
             self.events.append(message["phase"])
             act = self.on.pop(message["phase"], None)
             try:

@@ -6,7 +6,7 @@ import pathlib
 import socket
 import time
 
-from common import MONITOR_PORT, NEW, Case, ctl, daemon_pid, saw, sh, shared, status_of, unit
+from common import MONITOR_PORT, NEW, Attempt, Case, ctl, daemon_pid, saw, sh, shared, status_of, unit
 from host import tell, wait_until
 
 ROUNDS = 20
@@ -51,6 +51,20 @@ class Series(Case):
         now = (guest.dir / "console.log").read_text(errors="replace")
         self.assertTrue(now.startswith(console), f"the console's log was {len(console)} bytes, is {now[:200]!r}")
         saw(f"pid {source} -> {target}; unit active, MAINPID and pid file follow, console log kept ({len(now)} bytes)")
+
+    def test_nobody_is_told_while_the_guest_stands_still(self):
+        guest = shared()
+        source = self.begin(guest)
+        attempt = Attempt(guest, NEW)
+        status, report = attempt.wait()
+        self.committed(guest, status, report, source)
+        ms = {p: (attempt.told[p] - attempt.entered["done"]) * 1000 for p in ("freeze", "load", "switch", "run", "done")}
+        saw("told, in ms after the guest went on: " + ", ".join(f"{p} {t:.0f}" for p, t in ms.items()))
+        self.assertLess(attempt.told["freeze"], attempt.entered["load"])
+        # A blackout of more than a second is told of while it lasts.
+        if report["blackout_ms"] < 900:
+            self.assertGreater(min(ms[p] for p in ("load", "switch", "run", "done")), 0)
+        self.healthy(guest)
 
     def test_monitors_answer_after_an_upgrade(self):
         guest = shared()

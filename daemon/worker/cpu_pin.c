@@ -111,9 +111,36 @@ static struct json_object *get_args(const char *path, const char *property)
 	return args;
 }
 
-/* A vCPU has some three hundred of them: all are asked for at once. */
-static int read_props(struct qmp *qmp, const char *path, struct json_object *props,
-		      struct error *err)
+/* All in one command, which came with QEMU 10.1. -ENOSYS: not to this one. */
+static int read_props_at_once(struct qmp *qmp, const char *path, struct json_object *props,
+			      struct error *err)
+{
+	struct json_object *args = json_object_new_object(), *paths = json_object_new_array();
+	struct json_object *answer = NULL, *list = NULL;
+	int r;
+
+	json_object_array_add(paths, json_object_new_string(path));
+	json_object_object_add(args, "paths", paths);
+	r = qmp_execute(qmp, "qom-list-get", args, &answer, err);
+	if (r < 0)
+		return r;
+	if (json_array_size(json_get_array(answer, NULL)))
+		list = json_get_array(json_object_array_get_idx(answer, 0), "properties");
+	for (size_t i = 0; i < json_array_size(list); i++) {
+		struct json_object *p = json_object_array_get_idx(list, i), *value;
+
+		/* Some cannot be read. */
+		if (is_pinned(p) && json_object_object_get_ex(p, "value", &value))
+			json_object_object_add(props, json_get_string(p, "name"),
+					       json_object_get(value));
+	}
+	json_object_put(answer);
+	return 0;
+}
+
+/* A vCPU has some hundreds of them: all commands are sent at once. */
+static int read_props_one_by_one(struct qmp *qmp, const char *path, struct json_object *props,
+				 struct error *err)
 {
 	_cleanup_free_ struct qmp_call *calls = NULL;
 	_cleanup_free_ const char **names = NULL;
@@ -145,6 +172,20 @@ static int read_props(struct qmp *qmp, const char *path, struct json_object *pro
 	if (calls)
 		qmp_calls_clear(calls, n);
 	json_object_put(list);
+	return r;
+}
+
+static int read_props(struct qmp *qmp, const char *path, struct json_object *props,
+		      struct error *err)
+{
+	_cleanup_error_ struct error why = ERROR_INIT;
+	int r;
+
+	r = read_props_at_once(qmp, path, props, &why);
+	if (r == -ENOSYS)
+		return read_props_one_by_one(qmp, path, props, err);
+	if (r < 0)
+		error_move(err, &why);
 	return r;
 }
 

@@ -35,6 +35,7 @@ struct probe {
 	struct source *source;
 	struct findings *findings;
 	struct qmp *qmp;
+	uint64_t phase_deadline_us;
 	int pidfd;
 	int stderr_fd;
 	bool no_exec;
@@ -412,6 +413,10 @@ static int probe(struct probe *p, int source_pidfd, struct waiter *w, char **ret
 		error_move(err, &why);
 		return r;
 	}
+	/* The phase had no time left: that says nothing about the binary. */
+	if ((r == -EBUSY || r == -ETIMEDOUT) && now_us() >= p->phase_deadline_us)
+		return error_set(err, -ETIMEDOUT, "time ran out while %s was asked what it can do",
+				 p->binary);
 	return no_answer(p, r, &why);
 }
 
@@ -422,6 +427,7 @@ int probe_target(const char *binary, struct source *s, int source_pidfd, struct 
 		.binary = binary,
 		.source = s,
 		.findings = f,
+		.phase_deadline_us = w->deadline_us,
 		.pidfd = -EBADF,
 		.stderr_fd = -EBADF,
 	};

@@ -23,6 +23,7 @@
 #include "argv_plan.h"
 #include "channel.h"
 #include "compare.h"
+#include "hold.h"
 #include "link.h"
 #include "names.h"
 #include "probe.h"
@@ -33,14 +34,11 @@
 #include "tap.h"
 #include "upgrade.h"
 
-#include <ctype.h>
 #include <fcntl.h>
-#include <poll.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/pidfd.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 
 #define WARNING UPGRADED__V1__SEVERITY__SEVERITY_WARNING
 #define BLOCKER UPGRADED__V1__SEVERITY__SEVERITY_BLOCKER
@@ -524,8 +522,9 @@ static int freeze(struct upgrade *u, struct error *err)
 	 * inactive. It is stopped while the target loads; hold() checks. From
 	 * here on a dead source is as good as a held one.
 	 */
-	if (pidfd_send_signal(u->source_pidfd, SIGSTOP, NULL, 0) < 0 && errno != ESRCH)
-		return error_errno(err, -errno, "cannot stop the source");
+	r = hold_stop(u->source_pidfd, err);
+	if (r < 0)
+		return r;
 	u->wait.source = -EBADF;
 	return 0;
 }
@@ -572,54 +571,9 @@ static int load(struct upgrade *u, struct error *err)
 	return 0;
 }
 
-/* 1: every thread is stopped or gone; 0: not yet. */
-static int threads_stopped(pid_t pid)
-{
-	_cleanup_closedir_ DIR *dir = NULL;
-	char path[64];
-
-	snprintf(path, sizeof(path), "/proc/%d/task", pid);
-	dir = opendir(path);
-	if (!dir)
-		return errno == ENOENT || errno == ESRCH ? 1 : -errno;
-	for (struct dirent *de; (de = readdir(dir));) {
-		_cleanup_close_ int fd = -EBADF;
-		char buf[512], *end;
-		ssize_t n;
-
-		if (!isdigit((unsigned char)de->d_name[0]))
-			continue;
-		snprintf(path, sizeof(path), "/proc/%d/task/%.16s/stat", pid, de->d_name);
-		fd = open(path, O_RDONLY | O_CLOEXEC);
-		if (fd < 0)
-			continue;
-		n = read(fd, buf, sizeof(buf) - 1);
-		if (n <= 0)
-			continue;
-		buf[n] = '\0';
-		/* The name may hold any character, even ')': the state follows the last one. */
-		end = strrchr(buf, ')');
-		if (!end || !strchr("TtZX", end[2]))
-			return 0;
-	}
-	return 1;
-}
-
 static int hold(struct upgrade *u, struct error *err)
 {
-	int r;
-
-	u->wait.what = "the source to stand still";
-	for (;;) {
-		r = threads_stopped(source_pid(u));
-		if (r == 1)
-			return 0;
-		if (r < 0)
-			return error_errno(err, r, "cannot see whether the source runs");
-		r = wait_sleep(&u->wait, 200, err);
-		if (r < 0)
-			return r;
-	}
+	return hold_wait(&u->wait, source_pid(u), err);
 }
 
 /* ---- run, finish ------------------------------------------------------- */
@@ -668,28 +622,6 @@ static int run(struct upgrade *u, struct error *err)
 	return qmp_execute(q->target_qmp, "cont", NULL, NULL, err);
 }
 
-static int end_process(struct upgrade *u, int pidfd, const char *who, struct error *err)
-{
-	struct pollfd p = { .fd = pidfd, .events = POLLIN };
-	uint64_t now;
-
-	if (pidfd < 0)
-		return 0;
-	if (pidfd_send_signal(pidfd, SIGKILL, NULL, 0) < 0 && errno != ESRCH)
-		return error_errno(err, -errno, "cannot end %s", who);
-	now = now_us();
-	while (poll(&p, 1,
-		    u->wait.deadline_us > now ? (int)((u->wait.deadline_us - now) / 1000) : 0) ==
-	       0) {
-		now = now_us();
-		if (now >= u->wait.deadline_us)
-			return error_set(err, -ETIMEDOUT, "%s does not end", who);
-	}
-	/* Reaps it if it is a child; else somebody else does. */
-	(void)waitid(P_PIDFD, (id_t)pidfd, NULL, WEXITED | WNOHANG);
-	return 0;
-}
-
 static int run_command(struct qmp *qmp, const char *command, struct error *err)
 {
 	struct json_object *object = json_tokener_parse(command);
@@ -715,7 +647,7 @@ static int finish(struct upgrade *u, struct error *err)
 	if (q->source_qmp)
 		u->stopped_at_us = event_time(u, q->source_qmp, "STOP");
 	qmp_freep(&q->source_qmp);
-	r = end_process(u, u->source_pidfd, "the source", err);
+	r = hold_end(&u->wait, u->source_pidfd, "the source", err);
 	if (r < 0)
 		return r;
 	first = names_take_over(plan, u->target.pid, u->target_pidfd, err);
@@ -773,7 +705,7 @@ static int undo(struct upgrade *u, struct error *err)
 		return -ENOMEM;
 	u->wait.source = u->source_pidfd;
 	u->wait.target = -EBADF;
-	r = end_process(u, u->target_pidfd, "the target", err);
+	r = hold_end(&u->wait, u->target_pidfd, "the target", err);
 	if (r < 0)
 		return r;
 	/* Nobody listens any more: a source that wants to send fails, and runs on. */
@@ -821,41 +753,6 @@ static int undo(struct upgrade *u, struct error *err)
 }
 
 /* ---- the rest ------------------------------------------------------------ */
-
-/*
- * The end of a VMM shows in different ways: its monitor closes, its channel
- * breaks, a wait ends. The first two come a little before the process is gone.
- */
-static void explain(struct upgrade *u, struct error *err)
-{
-	int r = err->code, patience_ms = r == -ECONNRESET || r == -EPIPE ? 500 : 0;
-	const char *what = u->wait.what ?: "it";
-	siginfo_t info = { 0 };
-
-	if (!r || r == -ECANCELED)
-		return;
-	if (wait_ended(u->target_pidfd, patience_ms)) {
-		/* Who is not its parent only learns that it ended. */
-		(void)waitid(P_PIDFD, (id_t)u->target_pidfd, &info, WEXITED | WNOHANG | WNOWAIT);
-		error_clear(err);
-		if (!info.si_pid)
-			error_set(err, r, "the target ended while upgraded waited for %s", what);
-		else if (info.si_code == CLD_EXITED)
-			error_set(err, r,
-				  "the target exited with status %d while upgraded waited for %s",
-				  info.si_status, what);
-		else
-			error_set(err, r,
-				  "the target was killed by SIG%s while upgraded waited for %s",
-				  sigabbrev_np(info.si_status) ?: "?", what);
-		error_hint(err, "its own words are in the log of %s", u->start->vm->name);
-	} else if (wait_ended(u->wait.source, u->target_pidfd < 0 ? patience_ms : 0)) {
-		error_clear(err);
-		error_set(err, -ESRCH,
-			  "the VMM of %s (process %d) ended while upgraded waited for %s",
-			  u->start->vm->name, source_pid(u), what);
-	}
-}
 
 static void describe(struct upgrade *u, bool target, Upgraded__V1__Vm *vm)
 {
@@ -923,7 +820,7 @@ const struct driver driver_qemu = {
 	.run = run,
 	.finish = finish,
 	.undo = undo,
-	.explain = explain,
+	.explain = hold_explain,
 	.describe = describe,
 	.planned_argv = planned_argv,
 	.free = qemu_free,

@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The two VMMs as processes, whatever kind of VMM they are: see hold.c. */
+#ifndef UPGRADED_HOLD_H
+#define UPGRADED_HOLD_H
+
+#include "upgrade.h"
+
+/* Stops every thread of the source. One that is gone is as good. @pidfd is borrowed. */
+int hold_stop(int pidfd, struct error *err);
+
+/* Waits until every thread of @pid is stopped or gone. 0 or as wait_for(). */
+int hold_wait(struct waiter *w, pid_t pid, struct error *err);
+
+/*
+ * Kills the process and waits for its end, until the waiter's deadline and no
+ * matter who else dies. @who is for the sentence; @pidfd is borrowed, -EBADF:
+ * there is none.
+ */
+int hold_end(struct waiter *w, int pidfd, const char *who, struct error *err);
+
+/* A step failed with @err: if that is because a VMM ended, says so, and how. */
+void hold_explain(struct upgrade *u, struct error *err);
+
+#endif

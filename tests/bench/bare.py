@@ -36,6 +36,7 @@ class Qmp:
                 if time.monotonic() > until:
                     raise
                 time.sleep(0.002)
+        self.events = {}  # name: QEMU's own time stamp, in ms
         self.file = self.socket.makefile("r")
         self.file.readline()
         self.command("qmp_capabilities")
@@ -43,11 +44,25 @@ class Qmp:
     def command(self, name, **arguments):
         self.socket.sendall(json.dumps({"execute": name, "arguments": arguments}).encode())
         while True:
-            answer = json.loads(self.file.readline())
+            answer = self.note(json.loads(self.file.readline()))
             if "error" in answer:
                 raise RuntimeError(f"{name}: {answer['error']['desc']}")
             if "return" in answer:
                 return answer["return"]
+
+    def note(self, message):
+        if "event" in message:
+            at = message["timestamp"]
+            self.events[message["event"]] = at["seconds"] * 1000 + at["microseconds"] / 1000
+        return message
+
+    def note_waiting(self):
+        """Takes the events that have come already."""
+        try:
+            for line in self.socket.recv(1 << 20, socket.MSG_DONTWAIT).splitlines():
+                self.note(json.loads(line))
+        except (BlockingIOError, ValueError):
+            pass
 
     def close(self):
         self.file.close()
@@ -65,7 +80,7 @@ class BareVm:
         self.guest, self.dir, self.generation = guest, guest.dir, 0
         guest.prepare()
         self.tap = open_tap(guest.tap)
-        self.pid = self.qmp = self.path = None
+        self.pid = self.qmp = self.path = self.vmm_blackout_ms = None
 
     def spawn(self, binary, *extra):
         self.generation += 1
@@ -105,8 +120,11 @@ class BareVm:
             if target.poll() is not None:
                 raise RuntimeError(self.log())
             time.sleep(0.01)
-        self.qmp.close()
         self.end()
+        self.qmp.note_waiting()
+        stop, resume = self.qmp.events.get("STOP"), target_qmp.events.get("RESUME")
+        self.vmm_blackout_ms = resume - stop if stop and resume else None
+        self.qmp.close()
         self.pid, self.qmp, self.path = target.pid, target_qmp, qmp
 
     def take_over(self, pid):

@@ -6,7 +6,8 @@
     sizes  the blackout of upgraded for a guest of 4 GiB against one of 512 MiB, in turn
 
 The blackout is the longest gap of the guest's 1 ms heartbeat around the upgrade, on the host's clock: for both
-the same instrument, and the guest's own view. Each result keeps every run's figure."""
+the same instrument, and the guest's own view. It is the longest of the whole upgrade, whatever made it; the gap
+"between the VMMs" is the source's event STOP to the target's RESUME. Each result keeps every run's figure."""
 
 import argparse
 import json
@@ -62,6 +63,7 @@ def bench_bare(binary, runs):
         vm.start(binary)
         for i in range(runs):
             run = measured(vm.guest, f"bare-{i}", lambda: vm.upgrade(binary))
+            run["vmm_blackout_ms"] = vm.vmm_blackout_ms
             figures["bare"].append(run)
             vm.qmp.close()
             vm.qmp = None
@@ -73,14 +75,17 @@ def bench_bare(binary, runs):
             figures["upgraded"].append(run)
             vm.take_over(report["target"]["pid"])
             tell(f"  {i + 1:2}/{runs}  bare {figures['bare'][-1]['blackout_ms']:8.1f} ms   "
-                 f"upgraded {run['blackout_ms']:8.1f} ms  (between the VMMs {run['vmm_blackout_ms']:.1f})")
+                 f"upgraded {run['blackout_ms']:8.1f} ms  (between the VMMs {vm.vmm_blackout_ms or 0:.1f} and "
+                 f"{run['vmm_blackout_ms']:.1f})")
     finally:
         vm.stop()
         subprocess.run([UPGRADECTL, "forget", "bench"], capture_output=True)
     ratios = [u["blackout_ms"] / b["blackout_ms"] for b, u in zip(figures["bare"], figures["upgraded"])]
+    vmm = [u["vmm_blackout_ms"] / b["vmm_blackout_ms"] for b, u in zip(figures["bare"], figures["upgraded"])
+           if b["vmm_blackout_ms"]]
     return {"runs": figures, "bare": summary([r["blackout_ms"] for r in figures["bare"]]),
             "upgraded": summary([r["blackout_ms"] for r in figures["upgraded"]]),
-            "ratio": summary(ratios), "target": "median ratio <= 1.0"}
+            "ratio": summary(ratios), "vmm_ratio": summary(vmm) if vmm else None, "target": "median ratio <= 1.0"}
 
 
 def bench_sizes(binary, runs):

@@ -775,6 +775,9 @@ static void life_test(struct gmem_vm *src, struct gmem_vm *dst,
 		gmem_close(&first->fd);
 		r = __gmem_guest(first, 0, GMEM_OP_READ, GMEM_GPA, 1, 0, 0);
 		TEST_ASSERT(r, "The guest reads memory of a closed view");
+		/* It had committed to nothing yet, and now cannot. */
+		if (stage == LIFE_TRANSFERRED && !src_first)
+			TEST_ASSERT_EQ(r, -ESTALE);
 	}
 
 	life_end(first, end);

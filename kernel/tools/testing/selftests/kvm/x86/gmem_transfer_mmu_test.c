@@ -162,6 +162,40 @@ TEST_F(mmu, pages_are_counted_for_whom_they_are_mapped)
 	EXPECT_EQ(vm_get_stat(dst->vm, pages_4k), 0);
 }
 
+TEST_F(mmu, tables_are_counted_for_whom_they_are_handed_over)
+{
+	struct gmem_vm *src = &self->src, *dst = &self->dst;
+	u64 tables;
+
+	dst_bind(dst, src);
+	tables = gmem_transfer(dst, src, 0).args.tables;
+	EXPECT_EQ(vm_get_stat(dst->vm, gmem_tables_received), tables);
+	EXPECT_EQ(vm_get_stat(src->vm, gmem_tables_received), 0);
+	gmem_transfer(src, dst, 0);
+	EXPECT_EQ(vm_get_stat(dst->vm, gmem_tables_received), tables);
+	EXPECT_EQ(vm_get_stat(src->vm, gmem_tables_received), tables);
+}
+
+TEST_F(mmu, memory_of_dsts_own_stays)
+{
+	struct gmem_vm *src = &self->src, *dst = &self->dst;
+	const u64 gpa = GMEM_GPA + GMEM_SIZE;
+	int fd = vm_create_guest_memfd(dst->vm, GMEM_SIZE, GMEM_SHARED_FLAGS);
+	struct gmem_result res;
+
+	gmem_bind(dst, GMEM_SLOT + 1, gpa, GMEM_SIZE, fd, 0);
+	gmem_map(dst, gpa, GMEM_SIZE);
+	gmem_guest_write(dst, gpa, GMEM_SIZE, ~GMEM_PATTERN);
+	dst_bind(dst, src);
+
+	res = gmem_transfer(dst, src, 0);
+	EXPECT_EQ(res.args.nr_matched, 1);
+	gmem_assert_verdict(&res, GMEM_SLOT + 1, KVM_GMEM_SLOT_NOT_OWNER);
+	gmem_assert_faults(dst, GMEM_GPA, GMEM_SIZE, GMEM_PATTERN, 0);
+	gmem_guest_verify(dst, gpa, GMEM_SIZE, ~GMEM_PATTERN);
+	kvm_close(fd);
+}
+
 /* CPUID */
 
 TEST_F(mmu, maxphyaddr_may_differ)
@@ -416,32 +450,155 @@ TEST_F(private, flags_is_the_verdict_if_attributes_contradict)
 	gmem_guest_verify(&self->dst, GMEM_GPA, PRIVATE_SIZE, GMEM_PATTERN);
 }
 
-TEST_F(private, attributes_of_what_does_not_match_stay)
+TEST_F(private, attributes_come_back_if_dst_dies)
 {
 	struct gmem_vm *src = &self->src, *dst = &self->dst;
-	const u64 gpa = 2 * GMEM_GPA;
-	int fds[2], i;
 
-	/* In both VMs there is a slot of their own, private in the source. */
+	gmem_transfer(dst, src, 0);
+	gmem_vm_free(dst);
+	gmem_guest_verify(src, GMEM_GPA, GMEM_SIZE, GMEM_PATTERN);
+}
+
+TEST_F(private, parked_src_cannot_change_attributes)
+{
+	struct kvm_memory_attributes attr = { .address = GMEM_GPA, .size = GMEM_PAGE_SIZE };
+	struct gmem_vm *src = &self->src, *dst = &self->dst;
+
+	gmem_transfer(dst, src, 0);
+	EXPECT_EQ(__vm_ioctl(src->vm, KVM_SET_MEMORY_ATTRIBUTES, &attr), -1);
+	EXPECT_EQ(errno, ESTALE);
+	gmem_transfer(src, dst, 0);
+	EXPECT_EQ(__vm_ioctl(src->vm, KVM_SET_MEMORY_ATTRIBUTES, &attr), 0);
+}
+
+/*
+ * Both VMs have another slot, of memory of their own, at the same place.  In the
+ * source it is private.
+ */
+#define OWN_GPA		(2 * GMEM_GPA)
+
+static void own_slots(struct gmem_vm *src, struct gmem_vm *dst, int *fds)
+{
+	int i;
+
 	for (i = 0; i < 2; i++) {
 		struct gmem_vm *g = i ? dst : src;
 		void *mem = kvm_mmap(GMEM_SIZE, PROT_READ | PROT_WRITE,
 				     MAP_PRIVATE | MAP_ANONYMOUS, -1);
 
 		fds[i] = vm_create_guest_memfd(g->vm, GMEM_SIZE, 0);
-		ASSERT_EQ(__gmem_bind_hva(g, GMEM_SLOT + 1, gpa, GMEM_SIZE, fds[i], 0, mem), 0);
-		gmem_map(g, gpa, GMEM_SIZE);
+		TEST_ASSERT_EQ(__gmem_bind_hva(g, GMEM_SLOT + 1, OWN_GPA, GMEM_SIZE,
+					       fds[i], 0, mem), 0);
+		gmem_map(g, OWN_GPA, GMEM_SIZE);
 		*(u64 *)mem = 42;
 	}
-	vm_mem_set_private(src->vm, gpa, GMEM_SIZE);
-	EXPECT_EQ(gmem_guest_read(src, gpa), 0);
-	EXPECT_EQ(gmem_guest_read(dst, gpa), 42);
+	vm_mem_set_private(src->vm, OWN_GPA, GMEM_SIZE);
+	TEST_ASSERT_EQ(gmem_guest_read(src, OWN_GPA), 0);
+	TEST_ASSERT_EQ(gmem_guest_read(dst, OWN_GPA), 42);
+}
 
+TEST_F(private, attributes_of_what_does_not_match_stay)
+{
+	struct gmem_vm *src = &self->src, *dst = &self->dst;
+	int fds[2];
+
+	own_slots(src, dst, fds);
 	EXPECT_EQ(gmem_transfer(dst, src, 0).args.nr_matched, 1);
-	gmem_guest_verify(dst, GMEM_GPA, PRIVATE_SIZE, GMEM_PATTERN);
-	EXPECT_EQ(gmem_guest_read(dst, gpa), 42);
-	kvm_close(fds[0]);
+	gmem_assert_faults(dst, GMEM_GPA, PRIVATE_SIZE, GMEM_PATTERN, 0);
+	EXPECT_EQ(gmem_guest_read(dst, OWN_GPA), 42);
+	EXPECT_EQ(gmem_guest_read(dst, GMEM_GPA + PRIVATE_SIZE), 0);
+}
+
+TEST_F(private, attributes_of_what_does_not_match_stay_if_dst_dies)
+{
+	struct gmem_vm *src = &self->src, *dst = &self->dst;
+	int fds[2];
+
+	own_slots(src, dst, fds);
+	gmem_transfer(dst, src, 0);
 	kvm_close(fds[1]);
+	gmem_vm_free(dst);
+	gmem_guest_verify(src, GMEM_GPA, GMEM_SIZE, GMEM_PATTERN);
+	EXPECT_EQ(gmem_guest_read(src, OWN_GPA), 0);
+}
+
+TEST_F(private, attributes_of_dsts_own_memory_stay)
+{
+	struct gmem_vm *src = &self->src, *dst = &self->dst;
+	int fds[2];
+
+	own_slots(src, dst, fds);
+	vm_mem_set_shared(src->vm, OWN_GPA, GMEM_SIZE);
+	vm_mem_set_private(dst->vm, OWN_GPA, GMEM_SIZE);
+	gmem_transfer(dst, src, 0);
+	/* The source's comes along, though there were attributes already. */
+	gmem_guest_verify(dst, GMEM_GPA, PRIVATE_SIZE, GMEM_PATTERN);
+	EXPECT_EQ(gmem_guest_read(dst, GMEM_GPA + PRIVATE_SIZE), 0);
+	EXPECT_EQ(gmem_guest_read(dst, OWN_GPA), 0);
+}
+
+struct toggler {
+	struct gmem_vm *vms[2];
+	bool stop;
+	u64 nr_done;
+	u64 nr_refused;
+};
+
+static void *toggle_thread(void *arg)
+{
+	struct toggler *toggler = arg;
+	int i;
+
+	for (i = 0; !READ_ONCE(toggler->stop); i++) {
+		struct kvm_memory_attributes attr = {
+			.address = GMEM_GPA + GMEM_SIZE - GMEM_PAGE_SIZE,
+			.size = GMEM_PAGE_SIZE,
+			.attributes = i & 2 ? KVM_MEMORY_ATTRIBUTE_PRIVATE : 0,
+		};
+
+		if (!__vm_ioctl(toggler->vms[i & 1]->vm, KVM_SET_MEMORY_ATTRIBUTES, &attr)) {
+			toggler->nr_done++;
+		} else {
+			TEST_ASSERT_EQ(errno, ESTALE);
+			toggler->nr_refused++;
+		}
+	}
+
+	return NULL;
+}
+
+TEST_F(private, attributes_that_change_race_with_transfers)
+{
+	struct gmem_vm *owner = &self->src, *other = &self->dst, *tmp;
+	struct toggler toggler = { .vms = { owner, other } };
+	struct gmem_result res;
+	u64 nr_moves = 0, nr_refused = 0;
+	pthread_t thread;
+	int i;
+
+	kvm_pthread_create(&thread, NULL, toggle_thread, &toggler);
+	for (i = 0; i < 1000; i++) {
+		res = __gmem_transfer(other, owner, 0);
+		if (res.ret) {
+			/* Contradicting attributes, for the moment. */
+			TEST_ASSERT(res.err == ENOENT || res.err == ENXIO,
+				    "Transfer %u failed, errno: %d", i, res.err);
+			nr_refused++;
+			sched_yield();
+			continue;
+		}
+		nr_moves++;
+		tmp = owner;
+		owner = other;
+		other = tmp;
+	}
+	WRITE_ONCE(toggler.stop, true);
+	kvm_pthread_join(thread, NULL);
+	ksft_print_msg("%lu transfers, %lu refused, attributes: %lu times set, %lu refused\n",
+		       nr_moves, nr_refused, toggler.nr_done, toggler.nr_refused);
+
+	EXPECT_NE(nr_moves, 0);
+	gmem_guest_verify(owner, GMEM_GPA, PRIVATE_SIZE, GMEM_PATTERN);
 }
 
 TEST_F(private, attributes_can_be_changed_after_the_transfer)

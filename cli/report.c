@@ -83,6 +83,15 @@ static void add_process(struct table *t, const char *what, const char *version,
 		table_addf(t, STYLE_PLAIN, "%s, %s", or_unknown(version), or_unknown(binary));
 }
 
+static void add_handover(struct table *t, const Upgraded__V1__Handover *h)
+{
+	table_add(t, STYLE_DIM, "memory");
+	table_addf(t, STYLE_PLAIN,
+		   "%u of %u memory slots, %" PRIu64 " page tables handed over, %" PRIu64
+		   " entries dropped, %.2f ms in the kernel",
+		   h->matched, h->slots, h->tables, h->zapped, (double)h->ioctl_ns / 1e6);
+}
+
 static void print_facts(const struct cli *cli, const Upgraded__V1__Report *report)
 {
 	static const struct column column[] = { { .title = "" }, { .title = "", .min = 20 } };
@@ -103,6 +112,8 @@ static void print_facts(const struct cli *cli, const Upgraded__V1__Report *repor
 		table_add(&t, STYLE_DIM, "carried");
 		table_addf(&t, STYLE_PLAIN, "%u fds, %s of device state", report->fds,
 			   text_bytes(number, report->state_bytes));
+		if (report->handover)
+			add_handover(&t, report->handover);
 	}
 	table_print(&t, stdout);
 }

@@ -19,10 +19,25 @@ static void remember(struct planner *p, char **field, const char *value)
 		p->rc = -ENOMEM;
 }
 
+/*
+ * A QEMU that does not know guest_memfds takes them for memfds, by the same
+ * name and as an fd that it can map; only the word must go.
+ */
+static bool argv_guest_memfd(struct planner *p, struct opts *opts, const char *subject)
+{
+	if (!p->in->no_guest_memfd || !opts_del(opts, "guest-memfd"))
+		return false;
+	plan_note(p, "argv.guest-memfd", subject,
+		  "Without guest-memfd=on, which the target does not know: it maps the memory as "
+		  "it would a memfd");
+	return true;
+}
+
 void argv_machine(struct planner *p, const struct argv_option *o, const char *arg)
 {
 	_cleanup_opts_ struct opts *opts = plan_parse(p, o, arg, "type");
 	const char *type, *backend;
+	bool changed;
 
 	if (!opts)
 		return;
@@ -31,23 +46,27 @@ void argv_machine(struct planner *p, const struct argv_option *o, const char *ar
 	backend = opts_get(opts, "memory-backend");
 	if (backend)
 		remember(p, &p->ram_backend, backend);
+	changed = argv_guest_memfd(p, opts, "the machine");
+	if (opts_get(opts, "guest-memfd"))
+		p->guest_memfd = opts_on(opts, "guest-memfd", false);
 	type = opts_get(opts, "type");
+	if (type)
+		p->machine_type = true;
 	if (!type) {
-		plan_keep(p, o, arg);
-		return;
-	}
-	p->machine_type = true;
-	if (!p->in->machine) {
+		/* Nothing to resolve. */
+	} else if (!p->in->machine) {
 		plan_warn(p, "argv.machine", type, "Name a versioned machine type (pc-q35-10.0)",
 			  "What machine type the source runs is not known; it is kept as written");
 	} else if (strcmp(type, p->in->machine)) {
 		plan_note(p, "argv.machine", type, "Becomes %s, which the source runs",
 			  p->in->machine);
 		plan_set(p, opts, "type", p->in->machine);
-		plan_emit_opts(p, o->name, opts);
-		return;
+		changed = true;
 	}
-	plan_keep(p, o, arg);
+	if (changed)
+		plan_emit_opts(p, o->name, opts);
+	else
+		plan_keep(p, o, arg);
 }
 
 void argv_cpu(struct planner *p, const struct argv_option *o, const char *arg)
@@ -154,6 +173,7 @@ void memory_object(struct planner *p, const struct argv_option *o, struct opts *
 			 !strcmp(type, "memory-backend-shm");
 	struct plan_memory *v = reallocarray(p->memory, p->n_memory + 1, sizeof(*v)), *m;
 	const char *path = opts_get(opts, "mem-path");
+	bool changed;
 
 	if (!v) {
 		p->rc = -ENOMEM;
@@ -178,15 +198,18 @@ void memory_object(struct planner *p, const struct argv_option *o, struct opts *
 	else if (!strcmp(type, "memory-backend-file"))
 		check_file(p, id, path);
 
+	changed = argv_guest_memfd(p, opts, id);
 	if (opts_del(opts, "prealloc")) {
 		opts_del(opts, "prealloc-threads");
 		opts_del(opts, "prealloc-context");
 		plan_note(p, "argv.memory-prealloc", id,
 			  "Without prealloc in the target: the memory is there already");
-		plan_emit_opts(p, o->name, opts);
-	} else {
-		plan_keep(p, o, arg);
+		changed = true;
 	}
+	if (changed)
+		plan_emit_opts(p, o->name, opts);
+	else
+		plan_keep(p, o, arg);
 }
 
 static bool is_backend(const struct planner *p, const char *id)
@@ -212,6 +235,8 @@ void memory_finish(struct planner *p)
 
 	for (char **id = p->memdevs; id && *id; id++)
 		backed = is_backend(p, *id);
+	/* The machine makes a backend of its own then, which is shared. */
+	backed |= p->guest_memfd && !p->ram_backend && !p->memdevs;
 	if (!backed || p->mem_path || p->numa_plain) {
 		remedy = plan_format(p, "Start the guest with -object memory-backend-memfd,id=ram0,"
 				     "size=%s,share=on -machine memory-backend=ram0%s (libvirt: "

@@ -41,6 +41,7 @@ struct plan_input {
 	size_t n_fds;
 	struct source_fdset *fdsets;
 	size_t n_fdsets;
+	bool no_guest_memfd;        /* the target's QEMU does not know guest-memfd=on */
 };
 
 /*

@@ -63,6 +63,7 @@ struct planner {
 	/* Seen so far; judged by the *_finish() functions. */
 	bool nodefaults, net, display, machine_type, cpu, aux_ram_share, vnc_tcp, pidfile;
 	char *ram_size, *ram_backend;
+	bool guest_memfd; /* -machine guest-memfd=on: main RAM is shared without more words */
 	bool mem_path;
 	bool numa_plain;
 	struct plan_memory *memory;

@@ -13,6 +13,7 @@
  *   freeze    the main stream breaks: the source resumes by itself, or, if it
  *             had written all, stands in postmigrate: the next worker conts it
  *   load/hold as the latter, with a SIGCONT first
+ *             (tier stage2: with the target's VM, the kernel's hold on the source ends)
  *   run       COMMIT is in the journal: the next worker kills the source, then
  *             conts the target
  *
@@ -23,6 +24,7 @@
 #include "argv_plan.h"
 #include "channel.h"
 #include "compare.h"
+#include "gmem.h"
 #include "hold.h"
 #include "link.h"
 #include "names.h"
@@ -42,6 +44,10 @@
 
 #define WARNING UPGRADED__V1__SEVERITY__SEVERITY_WARNING
 #define BLOCKER UPGRADED__V1__SEVERITY__SEVERITY_BLOCKER
+#define NOTE UPGRADED__V1__SEVERITY__SEVERITY_NOTE
+
+/* A target that hangs does not answer; killing it does the same, only slower. */
+#define TAKE_BACK_US 1000000
 
 struct qemu {
 	struct qmp *source_qmp;
@@ -151,13 +157,15 @@ static int examine(struct upgrade *u, struct error *err)
 	r = source_read(source_pid(u), u->source_pidfd, q->source_qmp, &q->source, err);
 	if (r < 0)
 		return r;
-	u->tier = UPGRADED__V1__TIER__TIER_MEMFD;
 	r = source_check(q->source, q->source_qmp, &u->findings, err);
 	if (r < 0)
 		return r;
 	u->wait.what = "the target's binary to say what it can do";
 	r = probe_target(u->start->target_binary, q->source, u->source_pidfd, &u->wait,
 			 &u->findings, &u->target_version, err);
+	if (r < 0)
+		return r;
+	r = gmem_plan(&q->source->gmem, &u->tier, &u->findings);
 	if (r < 0)
 		return r;
 
@@ -176,6 +184,7 @@ static int examine(struct upgrade *u, struct error *err)
 		.n_fds = q->source->n_fds,
 		.fdsets = q->source->fdsets,
 		.n_fdsets = q->source->n_fdsets,
+		.no_guest_memfd = !q->source->gmem.target,
 	};
 	r = argv_plan_make(&in, &q->plan, err);
 	if (r < 0)
@@ -442,6 +451,10 @@ static int verify(struct upgrade *u, struct error *err)
 	r = compare_machines(q->source_qmp, q->target_qmp, &u->findings, err);
 	if (r < 0)
 		return r;
+	r = gmem_verify(&q->source->gmem, q->target_qmp, &u->tier, &u->findings, err);
+	u->handover = q->source->gmem.handover;
+	if (r < 0)
+		return r;
 	free(u->target_version);
 	u->target_version = strdup(qmp_version(q->target_qmp));
 	return u->target_version ? 0 : -ENOMEM;
@@ -571,8 +584,20 @@ static int load(struct upgrade *u, struct error *err)
 	return 0;
 }
 
+/*
+ * Once the kernel has parked the source's VM, its threads need not be waited
+ * for: whatever they still do, no vCPU of theirs gets into the guest.
+ */
 static int hold(struct upgrade *u, struct error *err)
 {
+	struct qemu *q = u->vmm;
+	struct gmem *g = &q->source->gmem;
+	int r;
+
+	r = gmem_switch(g, q->target_qmp, &u->tier, &u->findings, err);
+	u->handover = g->handover;
+	if (r < 0 || g->enforced)
+		return r;
 	return hold_wait(&u->wait, source_pid(u), err);
 }
 
@@ -693,6 +718,32 @@ static int settle_migration(struct upgrade *u, struct qemu *q, struct error *err
 	}
 }
 
+/*
+ * The memory and its page tables go back before the target ends. If that fails,
+ * the kernel gives the memory back when the target's VM is gone.
+ */
+static void take_back(struct upgrade *u, struct qemu *q)
+{
+	_cleanup_error_ struct error why = ERROR_INIT;
+	uint64_t deadline = u->wait.deadline_us;
+	int r;
+
+	if (!q->source || !q->source->gmem.enforced || !q->source_qmp || !q->target_qmp)
+		return;
+	/* Parked, so that nothing of it can run in the guest. */
+	if (pidfd_send_signal(u->source_pidfd, SIGCONT, NULL, 0) < 0)
+		return;
+	u->wait.what = "the guest's memory to go back to the source";
+	u->wait.deadline_us = now_us() + TAKE_BACK_US;
+	r = gmem_reverse(&q->source->gmem, q->source_qmp, q->target_qmp, u->target_pidfd, &why);
+	u->wait.deadline_us = deadline;
+	u->handover = q->source->gmem.handover;
+	if (r < 0)
+		(void)findings_add(&u->findings, NOTE, "tier.reverse", "KVM_GMEM_TRANSFER", NULL,
+				   "the page tables did not come back, every page is faulted in "
+				   "again: %s", why.text ?: "out of memory");
+}
+
 static int undo(struct upgrade *u, struct error *err)
 {
 	_cleanup_error_ struct error ignored = ERROR_INIT;
@@ -705,6 +756,7 @@ static int undo(struct upgrade *u, struct error *err)
 		return -ENOMEM;
 	u->wait.source = u->source_pidfd;
 	u->wait.target = -EBADF;
+	take_back(u, q);
 	r = hold_end(&u->wait, u->target_pidfd, "the target", err);
 	if (r < 0)
 		return r;

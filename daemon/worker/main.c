@@ -42,6 +42,7 @@ static void fill_report(struct upgrade *u, Upgraded__V1__Outcome outcome,
 		report->blackout_us = u->running_at_us - u->stopped_at_us;
 	report->state_bytes = u->state_bytes;
 	report->fds = u->fds;
+	report->handover = u->handover;
 	report->findings = u->findings.v;
 	report->n_findings = u->findings.n;
 	report->started_at_us = u->timeline.begin_at_us;

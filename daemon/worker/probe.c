@@ -319,6 +319,8 @@ static int ask(struct probe *p, struct error *err)
 	if (r >= 0)
 		r = check_devices(p, err);
 	if (r >= 0)
+		r = gmem_probe(p->qmp, &p->source->gmem.target, err);
+	if (r >= 0)
 		r = cpu_pin_resolve(p->source, p->qmp, p->findings, err);
 	return r;
 }

@@ -16,6 +16,8 @@
  */
 #include "qmp.h"
 
+#include "scm_rights.h"
+
 #include <fcntl.h>
 #include <inttypes.h>
 #include <poll.h>
@@ -44,6 +46,7 @@ struct replies {
 struct qmp {
 	int in;
 	int out; /* may be the same as in */
+	int passing; /* borrowed: goes with the next byte; -EBADF: none */
 	char *name;
 	char *version;
 	struct waiter *w;
@@ -251,11 +254,22 @@ static int wait_replies(struct qmp *q, uint64_t since, struct error *err)
 	return 0;
 }
 
-static ssize_t put(int fd, const char *buf, size_t len)
+/* As send(): errno says what went wrong. */
+static ssize_t put(struct qmp *q, const char *buf, size_t len)
 {
-	ssize_t n = send(fd, buf, len, MSG_NOSIGNAL);
+	ssize_t n;
 
-	return n < 0 && errno == ENOTSOCK ? write(fd, buf, len) : n;
+	if (q->passing >= 0) {
+		n = scm_send(q->out, buf, len, &q->passing, 1);
+		if (n < 0) {
+			errno = (int)-n;
+			return -1;
+		}
+		q->passing = -EBADF;
+		return n;
+	}
+	n = send(q->out, buf, len, MSG_NOSIGNAL);
+	return n < 0 && errno == ENOTSOCK ? write(q->out, buf, len) : n;
 }
 
 /* Keeps reading while it writes, so that neither side can block the other. */
@@ -266,7 +280,7 @@ static int write_all(struct qmp *q, const char *buf, size_t len, uint64_t since,
 	int r;
 
 	while (done < len) {
-		n = put(q->out, buf + done, len - done);
+		n = put(q, buf + done, len - done);
 		if (n >= 0) {
 			done += (size_t)n;
 			continue;
@@ -442,6 +456,18 @@ int qmp_execute(struct qmp *q, const char *command, struct json_object *args,
 	return r;
 }
 
+int qmp_pass_fd(struct qmp *q, const char *name, int fd, struct error *err)
+{
+	struct json_object *args = json_object_new_object();
+	int r;
+
+	json_object_object_add(args, "fdname", json_object_new_string(name));
+	q->passing = fd;
+	r = qmp_execute(q, "getfd", args, NULL, err);
+	q->passing = -EBADF;
+	return r;
+}
+
 static int read_version(struct qmp *q, struct json_object *greeting)
 {
 	struct json_object *v, *major, *minor, *micro;
@@ -509,6 +535,7 @@ int qmp_open(int in, int out, const char *name, struct waiter *w, struct qmp **r
 	}
 	q->in = in;
 	q->out = out;
+	q->passing = -EBADF;
 	q->w = w;
 	q->tail = &q->first;
 	q->name = strdup(name);

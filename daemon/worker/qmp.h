@@ -71,6 +71,12 @@ int qmp_next_event(struct qmp *q, struct qmp_event *ret_event, struct error *err
 int qmp_wait_event(struct qmp *q, const char *name, struct qmp_event *ret_event,
 		   struct error *err);
 
+/*
+ * Gives QEMU a copy of @fd (borrowed) under @name, for a command that takes the
+ * name. Needs a monitor on a UNIX socket.
+ */
+int qmp_pass_fd(struct qmp *q, const char *name, int fd, struct error *err);
+
 /* Forgets all events that came so far. */
 void qmp_drop_events(struct qmp *q);
 

@@ -319,6 +319,8 @@ int source_read(pid_t pid, int pidfd, struct qmp *qmp, struct source **ret_sourc
 	if (r >= 0)
 		r = cpu_pin_read(s, qmp, err);
 	if (r >= 0)
+		r = gmem_read(&s->gmem, qmp, err);
+	if (r >= 0)
 		r = virtio_rings_read(qmp, s->argv, &s->rings, err);
 	if (r < 0)
 		return error_errno(err, r, "cannot read what the source is");
@@ -333,6 +335,7 @@ void source_freep(struct source **sp)
 	*sp = NULL;
 	if (!s)
 		return;
+	gmem_clear(&s->gmem);
 	strv_freep(&s->argv);
 	strv_freep(&s->devices);
 	strv_freep(&s->onboard);

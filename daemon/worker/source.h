@@ -3,6 +3,7 @@
 #ifndef UPGRADED_SOURCE_H
 #define UPGRADED_SOURCE_H
 
+#include "gmem.h"
 #include "argv_plan.h"
 #include "qmp.h"
 #include "virtio_rings.h"
@@ -33,6 +34,7 @@ struct source {
 	size_t n_fds;
 	struct source_fdset *fdsets;
 	size_t n_fdsets;
+	struct gmem gmem;  /* its RAM, if that is in guest_memfds; .target by probe_target() */
 	struct virtio_rings rings; /* larger ones than its devices ask for */
 };
 

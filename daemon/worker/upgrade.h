@@ -34,6 +34,7 @@ struct upgrade {
 
 	bool committed;
 	Upgraded__V1__Tier tier;
+	Upgraded__V1__Handover *handover; /* owned by the driver; NULL: none */
 	uint64_t state_bytes;
 	uint32_t fds;
 	uint64_t stopped_at_us; /* CLOCK_REALTIME of the source's last instruction, 0: never */

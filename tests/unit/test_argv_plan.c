@@ -56,6 +56,8 @@ static void input_read(struct json_object *j, struct plan_input *in)
 		.suffix = str(j, "suffix", ".upgraded-17"),
 		.incoming_main = str(j, "incoming_main", "/run/upgraded/17/main.sock"),
 		.incoming_cpr = str(j, "incoming_cpr", "/run/upgraded/17/cpr.sock"),
+		.no_guest_memfd = json_object_get_boolean(
+			json_object_object_get(j, "no_guest_memfd")),
 	};
 	list = json_object_object_get(j, "fds");
 	in->n_fds = list ? json_object_array_length(list) : 0;

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * The QMP client against a scripted peer that cuts, mixes, floods, lies and
- * goes silent. The peer is a child with the other end of a socket pair; what
- * it says is a list of steps.
+ * goes silent.
  */
 #include "qmp.h"
+#include "qmp_peer.h"
+#include "scm_rights.h"
 
 #include <poll.h>
 #include <setjmp.h>
@@ -17,103 +18,6 @@
 #include <sys/wait.h>
 
 #include <cmocka.h>
-
-#define GREETING                                                                            \
-	"{\"QMP\": {\"version\": {\"qemu\": {\"micro\": 13, \"minor\": 0, \"major\": 10}, " \
-	"\"package\": \"\"}, \"capabilities\": [\"oob\"]}}\r\n"
-#define CAPS "{\"return\": {}, \"id\": 1}\r\n"
-
-/* One line for the peer: what it waits for (NULL: nothing), then what it says. */
-struct step {
-	const char *heard;
-	const char *says;
-};
-
-struct peer {
-	pid_t pid;
-	struct waiter w;
-	struct qmp *q;
-	struct error err;
-	int r; /* of qmp_open() */
-};
-
-static void say(int fd, const char *text, size_t len)
-{
-	for (size_t done = 0; done < len;) {
-		ssize_t n = send(fd, text + done, len - done, MSG_NOSIGNAL);
-
-		if (n < 0)
-			_exit(0);
-		done += (size_t)n;
-	}
-}
-
-/* Reads until @word came. */
-static void hear(int fd, const char *word)
-{
-	static char heard[1 << 16];
-	size_t len = 0;
-
-	for (;;) {
-		ssize_t n = read(fd, heard + len, sizeof(heard) - len - 1);
-
-		if (n <= 0)
-			_exit(0);
-		len += (size_t)n;
-		heard[len] = '\0';
-		if (strstr(heard, word))
-			return;
-		if (len > sizeof(heard) / 2)
-			len = 0;
-	}
-}
-
-static void linger(int fd)
-{
-	char c;
-
-	while (read(fd, &c, 1) > 0)
-		;
-	_exit(0);
-}
-
-static void open_peer(struct peer *p, void (*play)(int fd, const void *), const void *data)
-{
-	int pair[2];
-
-	*p = (struct peer){ .w = WAITER_INIT };
-	p->w.what = "a test";
-	p->w.deadline_us = now_us() + 10000000;
-	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
-	p->pid = fork();
-	if (!p->pid) {
-		close(pair[0]);
-		alarm(60);
-		play(pair[1], data);
-		linger(pair[1]);
-	}
-	close(pair[1]);
-	p->r = qmp_open(pair[0], pair[0], "the source", &p->w, &p->q, &p->err);
-}
-
-static void close_peer(struct peer *p)
-{
-	qmp_freep(&p->q);
-	error_clear(&p->err);
-	kill(p->pid, SIGKILL);
-	assert_int_equal(waitpid(p->pid, NULL, 0), p->pid);
-}
-
-static void play_steps(int fd, const void *data)
-{
-	for (const struct step *s = data; s->heard || s->says; s++) {
-		if (s->heard)
-			hear(fd, s->heard);
-		if (s->says)
-			say(fd, s->says, strlen(s->says));
-		usleep(5000); /* so that it is read before the next comes */
-	}
-}
 
 static void play_end(int fd, const void *data)
 {
@@ -429,6 +333,45 @@ static void silence_and_death_are_told_apart(void **state)
 	close_peer(&p);
 }
 
+static void play_getfd(int fd, const void *data)
+{
+	_cleanup_scm_fds_ struct scm_fds fds = SCM_FDS_INIT;
+	char buf[4096];
+	ssize_t n;
+
+	(void)data;
+	say(fd, GREETING, strlen(GREETING));
+	hear(fd, "qmp_capabilities");
+	say(fd, CAPS, strlen(CAPS));
+	n = scm_recv(fd, buf, sizeof(buf) - 1, &fds);
+	buf[n > 0 ? n : 0] = '\0';
+	if (fds.n == 1 && strstr(buf, "\"getfd\"") && strstr(buf, "\"fdname\":\"a-vm\"") &&
+	    write(fds.fd[0], "x", 1) == 1)
+		say(fd, "{\"return\": {}, \"id\": 2}", strlen("{\"return\": {}, \"id\": 2}"));
+	n = scm_recv(fd, buf, sizeof(buf), &fds);
+	if (n > 0 && !fds.n)
+		say(fd, "{\"return\": {}, \"id\": 3}", strlen("{\"return\": {}, \"id\": 3}"));
+}
+
+static void fd_goes_with_one_command_and_no_other(void **state)
+{
+	struct peer p;
+	int ends[2];
+	char c = 0;
+
+	(void)state;
+	assert_int_equal(pipe(ends), 0);
+	open_peer(&p, play_getfd, NULL);
+	assert_int_equal(p.r, 0);
+	assert_int_equal(qmp_pass_fd(p.q, "a-vm", ends[1], &p.err), 0);
+	assert_int_equal(read(ends[0], &c, 1), 1);
+	assert_int_equal(c, 'x');
+	assert_int_equal(qmp_execute(p.q, "query-status", NULL, NULL, &p.err), 0);
+	close_peer(&p);
+	close(ends[0]);
+	close(ends[1]);
+}
+
 static void held_monitor_is_named(void **state)
 {
 	char dir[] = "/tmp/test-qmp-XXXXXX";
@@ -469,6 +412,7 @@ int main(void)
 		cmocka_unit_test(junk_is_an_error_and_stays_one),
 		cmocka_unit_test(hostile_peers_are_errors),
 		cmocka_unit_test(silence_and_death_are_told_apart),
+		cmocka_unit_test(fd_goes_with_one_command_and_no_other),
 		cmocka_unit_test(held_monitor_is_named),
 	};
 

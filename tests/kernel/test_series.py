@@ -107,6 +107,16 @@ class Series(unittest.TestCase):
         what = ("log", "--reverse", "--format=%an|%ae|%ad|%B", "-p", "base..HEAD")
         self.assertEqual(self.git(self.tree, *what), self.git(again, *what))
 
+    def test_exporting_again_gives_the_same(self):
+        self.three_commits()
+        self.imported()
+        first = [(path.name, path.read_text()) for path in self.exported()]
+        self.assertEqual(first, [(path.name, path.read_text()) for path in self.exported()])
+        (trees,) = (self.top / "cache/upgraded/linux").iterdir()
+        shutil.rmtree(trees / "series/.git")
+        self.git(trees / "series", "init", "-q")  # as if it had been killed
+        self.assertEqual(first, [(path.name, path.read_text()) for path in self.exported()])
+
     def test_importing_the_same_again_changes_nothing(self):
         self.three_commits()
         self.imported()

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The filter of the kernel's log finds every kind of report, and nothing in a healthy log."""
+"""The filter of the kernel's log finds every kind of report, and nothing in a healthy log; TAP is read as it is meant."""
 
 import unittest
 
+import run
 import splats
 
 # One of each kind, shortened: the lines by which the kernel begins and goes on.
@@ -125,6 +126,29 @@ class Splats(unittest.TestCase):
         self.assertTrue(splats.lock_checking_is_on(" max locking depth:    14\n debug_locks:                             1\n"))
         self.assertFalse(splats.lock_checking_is_on(" debug_locks:                             0\n"))
         self.assertFalse(splats.lock_checking_is_on(""))
+
+
+class Tap(unittest.TestCase):
+    def test_every_line_is_a_test(self):
+        text = """TAP version 13
+1..6
+# Starting 6 tests
+ok 1 global.moves_the_memory
+not ok 2 global.comes back
+ok 3 # SKIP no nested virtualization
+ok 4 global.l2 # SKIP no SMM
+ok 5 - with a dash
+# not ok 9 only a comment
+ok 6 - with a dash
+# Totals: pass:3 fail:1 xfail:0 xpass:0 skip:2 error:0
+"""
+        self.assertEqual([("global.moves_the_memory", "passed", ""), ("global.comes_back", "failed", ""),
+                          ("no_nested_virtualization", "skipped", "no nested virtualization"),
+                          ("global.l2", "skipped", "no SMM"), ("with_a_dash", "passed", ""), ("with_a_dash_2", "passed", "")],
+                         run.tap(text))
+
+    def test_no_tap_is_no_test(self):
+        self.assertEqual([], run.tap("Random seed: 0x1\nok then\nnot ok\n1..0 # SKIP - no /dev/kvm\n"))
 
 
 if __name__ == "__main__":

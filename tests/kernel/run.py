@@ -104,7 +104,8 @@ class Run:
         found = tap(self.output(test))
         states = [state for _, state, _ in found]
         planned = re.search(r"^1\.\.(\d+)", self.output(test), re.M)
-        tests = [(f"{test}.{name}", state, why or text) for name, state, why in found]
+        tests = [(f"{test}.{name}", state, why or (own_words(self.output(test), name) if state == "failed" else "") or text)
+                 for name, state, why in found]
         if not found:
             state = {0: "passed", 4: "skipped"}.get(status, "failed")
             tests.append((test, state, text))
@@ -146,6 +147,12 @@ def tap(text):
             name += f"_{seen[name]}"
         found.append((name, "skipped" if directive else "failed" if bad else "passed", why))
     return found
+
+
+def own_words(text, name):
+    """What the selftests' harness and the test itself said from its beginning to its "not ok"."""
+    found = re.search(rf"^#\s+RUN\s+{re.escape(name)} .*?^not ok \d+ {re.escape(name)}.*?$", text, re.M | re.S)
+    return found[0][-4000:] if found else ""
 
 
 def our_programs(programs):

@@ -17,7 +17,7 @@ CHECKPATCH = """#!/bin/sh
 for last; do :; done
 grep -q '^+.*BADSTYLE' "$last" && printf 'ERROR:BADSTYLE: not like this\\n#1: FILE: x:1:\\n\\n'
 grep -q '^+.*COLUMNS' "$last" && printf 'ERROR:SPACING: space\\n#1: FILE: include/trace/events/kvm.h:1:\\n+\\tCOLUMNS\\n\\n'
-exit 0
+! grep -q '^+.*BADSTYLE\\|^+.*COLUMNS' "$last"
 """
 
 

@@ -6,7 +6,7 @@ ASAN := build/asan
 NINJA := ninja --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help build install demo check check-unit check-testbed check-integration bench \
+.PHONY: help build install demo check check-unit check-testbed check-integration check-tiers bench \
 	kernel kernel-series check-kernel check-kernel-nightly bench-kernel testbed testbed-shell testbed-install clean
 
 help: ## this list
@@ -27,9 +27,9 @@ build: $(BUILD)/build.ninja ## build the daemon, the worker and upgradectl
 install: build ## install into DESTDIR (meson install)
 	@meson install -C $(BUILD) --no-rebuild
 
-demo: ## upgrade a Linux guest under load from one QEMU to another, in the emulated host
-	@testbed/deps build testbed
-	@tests/demo/run
+demo: ## upgrade a Linux guest under load from one QEMU to another, in the emulated host (TIER=stage2, gmem or memfd)
+	@testbed/deps build testbed kernel
+	@tests/demo/run $(TIER)
 
 check: ## all tests; ends with "N passed, N failed, N skipped"
 	@testbed/deps build testbed kernel
@@ -53,6 +53,10 @@ check-kernel: ## the kernel extension: its tests, and the kernel's own, in a ker
 check-kernel-nightly: ## the same with eleven minutes of stress in place of one
 	@testbed/deps build testbed kernel
 	@UPGRADED_STRESS_SECONDS=660 tests/check kernel
+
+check-tiers: ## the memory tiers gmem and stage2: patched QEMUs, with and without the kernel extension
+	@testbed/deps build testbed kernel
+	@tests/check tiers
 
 bench: ## our blackout against a bare cpr-transfer script's, into build/bench/results.json
 	@testbed/deps build testbed

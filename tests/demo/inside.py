@@ -9,16 +9,22 @@ import sys
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "lib"))
-from host import Guest, UPGRADECTL, qemus, tell
+from host import Guest, UPGRADECTL, default_machine, qemus, tell
 
 
-def main(path):
-    versions = qemus()
-    (old, old_path), (new, new_path) = list(versions.items())[0], list(versions.items())[-1]
-    tell(f"\nThe emulated host runs Linux {os.uname().release} with KVM; QEMU {old} and {new} are installed.\n")
+def version_of(path):
+    return subprocess.run([path, "--version"], capture_output=True, text=True, check=True).stdout.split()[3]
+
+
+def main(path, tier, *patched):
+    old_path, new_path = patched or (list(qemus().values())[0], list(qemus().values())[-1])
+    old, new = version_of(old_path), version_of(new_path)
+    machine = default_machine(old_path) + (",guest-memfd=on" if patched else "")
+    tell(f"\nThe emulated host runs Linux {os.uname().release} with KVM; QEMU {old} and {new} are "
+         f"{'built with qemu-patches/' if patched else 'installed'}.\n")
 
     # Not virtio: QEMU 10.0.13 gives its rings sizes that 11.1 refuses (docs/limits.md).
-    with Guest("demo", memory=512, load_mem=128, virtio=False) as guest:
+    with Guest("demo", memory=512, load_mem=128, machine=machine, virtio=False) as guest:
         tell(f"$ upgradectl run demo -- {old_path} ...\n"
              "  a Linux guest: 2 vCPUs, 512 MiB, VGA, a qcow2 disk on AHCI, e1000e on a tap")
         guest.start(old_path)
@@ -47,6 +53,10 @@ def main(path):
 
     tell(f"\nupgraded from QEMU {report['source_version']} to {report['target_version']}: {report['outcome']}, "
          f"tier {report['tier']}")
+    if report.get("handover"):
+        h = report["handover"]
+        tell(f"  {h['matched']} of {h['slots']} memory slots and {h['tables']} page tables handed over in "
+             f"{int(h['ioctl_ns']) / 1e6:.2f} ms; {h['zapped']} entries to be faulted in again")
     for phase in report["phases"]:
         tell(f"  {phase['phase']:<10} {phase['duration_ms']:10.1f} ms")
     tell(f"  blackout as the guest's 1 ms heartbeat saw it: {report['blackout_ms']:.1f} ms "
@@ -56,8 +66,11 @@ def main(path):
          f"(memory {guest_now['mem']['verified']} pages verified, disk {guest_now['disk']['verified']} blocks, "
          f"TCP {guest_now['net']['connects']} connection)")
     tell("  emulated hardware: compare shapes, not milliseconds. Report: build/demo/report.json")
+    if report["tier"] != tier:
+        tell(f"  but the tier was to be {tier}")
+        return 1
     return status or (0 if report["guest_errors"] == 0 else 1)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(*sys.argv[1:]))

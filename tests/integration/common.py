@@ -123,6 +123,13 @@ def shared():
     return started(guest, NEW)
 
 
+def kept(name, start):
+    """A guest that several tests use: the one that is there, or what start() returns; stop_shared() ends it."""
+    if name not in _shared:
+        _shared[name] = start()
+    return _shared[name]
+
+
 def stop_shared():
     for guest in list(_shared.values()):
         guest.stop()

@@ -2,11 +2,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The integration tests, inside the emulated host: one line per test, as it ends.
 
-    testbed/run --share REPO -- python3 /mnt/share/tests/integration/run.py [PATTERN]...
+    testbed/run --share REPO -- python3 /mnt/share/tests/integration/run.py [--module NAME] [--results NAME] [PATTERN]...
 
-PATTERN is a part of a test's name. The outcome of every test is in build/test-results/integration.json from the moment
+PATTERN is a part of a test's name. --module runs test_NAME.py instead of the usual ones (tests/tiers/run does).
+The outcome of every test is in build/test-results/integration.json, or NAME.json, from the moment
 it ended, so a crash of this program or of the host costs the tests that were still to come, and is a failure itself."""
 
+import argparse
 import importlib
 import json
 import pathlib
@@ -23,7 +25,7 @@ from host import tell
 
 # In this order: the first finds upgraded as systemd started it, the next three share a guest.
 MODULES = ["activation", "series", "rollback", "wrong_target", "across_versions", "foreign"]
-RESULTS = HERE.parent.parent / "build/test-results/integration.json"
+RESULTS = HERE.parent.parent / "build/test-results"
 TEST_SECONDS = 300  # unless the test has an attribute seconds
 UNFINISHED = "the test was running when everything ended"
 
@@ -31,8 +33,9 @@ UNFINISHED = "the test was running when everything ended"
 class Results(unittest.TestResult):
     """Writes the file anew at the start and at the end of each test."""
 
-    def __init__(self):
+    def __init__(self, path):
         super().__init__()
+        self.path = path
         self.passed, self.failed, self.skips, self.begin = [], [], [], 0.0
 
     @staticmethod
@@ -42,10 +45,10 @@ class Results(unittest.TestResult):
 
     def write(self, running=None):
         failed = self.failed + ([{"name": running, "text": UNFINISHED}] if running else [])
-        RESULTS.parent.mkdir(parents=True, exist_ok=True)
-        part = RESULTS.with_suffix(".part")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        part = self.path.with_suffix(".part")
         part.write_text(json.dumps({"passed": self.passed, "failed": failed, "skipped": self.skips}, indent=1) + "\n")
-        part.rename(RESULTS)
+        part.rename(self.path)
 
     def startTest(self, test):
         super().startTest(test)
@@ -83,8 +86,8 @@ class Results(unittest.TestResult):
         tell(f"skip  {self.name(test)}: {reason}")
 
 
-def tests(patterns):
-    for module in MODULES:
+def tests(modules, patterns):
+    for module in modules:
         suite = unittest.defaultTestLoader.loadTestsFromModule(importlib.import_module(f"test_{module}"))
         for case in suite:
             # Tests stand in the file in the order in which they run.
@@ -97,12 +100,12 @@ def too_long(*_):
     raise TimeoutError("the test took too long")
 
 
-def main(patterns):
+def main(options):
     signal.signal(signal.SIGALRM, too_long)
-    results, begin = Results(), time.monotonic()
+    results, begin = Results(RESULTS / f"{options.results}.json"), time.monotonic()
     results.write()
     try:
-        for test in tests(patterns):
+        for test in tests([options.module] if options.module else MODULES, options.pattern):
             test.run(results)
     finally:
         common.stop_shared()
@@ -112,4 +115,8 @@ def main(patterns):
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--module")
+    parser.add_argument("--results", default="integration")
+    parser.add_argument("pattern", nargs="*")
+    sys.exit(main(parser.parse_args()))

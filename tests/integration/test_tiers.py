@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The tiers gmem and stage2, with two different patched QEMUs (tests/tiers/run brings them). What the kernel offers
+decides what is expected: the same tests run in a kernel with our extension and in one without."""
+
+import fcntl
+import os
+import pathlib
+
+from common import LIGHT, NEW, Attempt, Case, kept, saw, sh, started, stop_shared
+from host import Guest, ROLLED_BACK, default_machine
+
+QEMUS = os.environ.get("UPGRADED_PATCHED_QEMUS", "").split(":")
+KVM_CHECK_EXTENSION, KVM_CAP_GMEM_TRANSFER = 0xAE03, 0x474D
+ROUNDS = int(os.environ.get("UPGRADED_TIER_ROUNDS", "6"))
+
+
+def kernel_can():
+    with open("/dev/kvm", "rb") as kvm:
+        return fcntl.ioctl(kvm, KVM_CHECK_EXTENSION, KVM_CAP_GMEM_TRANSFER) > 0
+
+
+def make(name, gmem=True, **options):
+    """A guest that both QEMUs can run, its RAM in a guest_memfd of its machine's."""
+    machine = default_machine(QEMUS[0])
+    if gmem:
+        machine += ",guest-memfd=on"
+    return Guest(name, virtio=False, smp=1, machine=machine, **{**LIGHT, **options})
+
+
+class Tiers(Case):
+    def setUp(self):
+        if not QEMUS[0]:
+            self.skipTest("needs two patched QEMUs, see tests/tiers/run")
+
+    def guest(self):
+        return kept("tiers", lambda: started(make("tiers"), QEMUS[0]))
+
+    def expected(self):
+        return "stage2" if kernel_can() else "gmem"
+
+    def test_a_guest_goes_from_one_patched_qemu_to_the_other(self):
+        guest = self.guest()
+        source = self.begin(guest)
+        before = guest.fresh_report()
+        status, report = guest.upgrade(QEMUS[1])
+        self.committed(guest, status, report, source)
+        self.assertNotEqual(report["source_version"], report["target_version"])
+        self.assertEqual(report["tier"], self.expected())
+        self.healthy(guest, f"{report['source_version']} -> {report['target_version']}, tier {report['tier']}: "
+                            f"{report['blackout_ms']:.0f} ms between the two QEMUs")
+        after = guest.fresh_report(30)
+        self.assertGreater(after["mem"]["verified"], before["mem"]["verified"])
+        if kernel_can():
+            h = report["handover"]
+            saw(f"{h['matched']} of {h['slots']} slots, {h['tables']} tables, {h['zapped']} entries dropped, "
+                f"{int(h['ioctl_ns']) / 1e6:.2f} ms in the kernel")
+            self.assertEqual(h["matched"], h["slots"])
+            self.assertGreater(int(h["tables"]), 10)
+            self.assertTrue(h["ownership"])
+
+    def test_check_says_the_tier(self):
+        guest = self.guest()
+        done = sh("upgradectl", "--json", "check", guest.name, "--vmm", QEMUS[1])
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        self.assertIn(f'"tier": "{self.expected()}"'.replace(" ", ""), done.stdout.replace(" ", ""))
+
+    def test_full_journal_at_the_commit_takes_the_memory_back(self):
+        """The one step after the transfer that can fail: the record of the commit cannot be written."""
+        guest = self.guest()
+        source = self.begin(guest)
+        filler = pathlib.Path("/run/upgraded/filler")
+
+        def fill(_):
+            with open(filler, "wb", buffering=0) as f:
+                try:
+                    while True:
+                        f.write(b"\0" * (1 << 20))
+                except OSError:
+                    pass
+                try:
+                    while True:
+                        f.write(b"\0")
+                except OSError:
+                    pass
+
+        attempt = Attempt(guest, QEMUS[1], on={"freeze": fill})
+        try:
+            status, report = attempt.wait()
+        finally:
+            filler.unlink(missing_ok=True)
+        self.assertEqual((status, report.get("outcome")), (ROLLED_BACK, "rolled_back"), report)
+        self.assertEqual(guest.pid(), source)
+        self.healthy(guest, f"no room for COMMIT: {report['error']}")
+        self.assertEqual(report["failed_phase"], "switch")
+        if kernel_can():
+            h = report["handover"]
+            saw(f"{h['tables']} tables came back")
+            self.assertFalse([f for f in report["findings"] if f["code"] == "tier.reverse"], report["findings"])
+            self.assertGreater(int(h["tables"]), 10)
+
+    def test_upgrades_and_rollbacks_in_turn(self):
+        guest = self.guest()
+        tables = []
+        for i in range(ROUNDS):
+            source = guest.pid()
+            guest.mark(self.id().rsplit(".", maxsplit=1)[-1])
+            if i % 2:
+                phase = ("check", "freeze", "prepare")[i // 2 % 3]
+                attempt = Attempt(guest, QEMUS[1], on={phase: lambda a: os.kill(a.target(), 9)})
+                self.rolled_back(guest, attempt, source, f"round {i + 1}: target killed at {phase}")
+            else:
+                status, report = guest.upgrade(QEMUS[1])
+                self.committed(guest, status, report, source)
+                self.assertEqual(report["tier"], self.expected())
+                self.healthy(guest, f"round {i + 1}: {report['blackout_ms']:.0f} ms")
+                tables.append(int(report["handover"]["tables"]) if kernel_can() else 0)
+        saw(f"page tables handed over: {tables}")
+
+    test_upgrades_and_rollbacks_in_turn.seconds = 300 + 60 * ROUNDS
+
+    def test_guest_with_memfd_ram_is_tier_memfd(self):
+        stop_shared()  # the emulated host is slow enough for one guest
+        with make("plain", gmem=False) as guest:
+            started(guest, QEMUS[0])
+            source = self.begin(guest)
+            status, report = guest.upgrade(QEMUS[1])
+            self.committed(guest, status, report, source)
+            self.assertEqual(report["tier"], "memfd")
+            self.healthy(guest, "memfd RAM in a patched QEMU")
+
+    def test_target_without_the_patches_takes_guest_memfds_for_memfds(self):
+        """What it costs is said; the guest crosses nevertheless."""
+        machine = f"{default_machine(QEMUS[0])},memory-backend=ram0"
+        extra = ["-object", f"memory-backend-memfd,id=ram0,size={512 << 20},share=on,guest-memfd=on"]
+        with Guest("stock", virtio=False, smp=1, machine=machine, extra=extra, **LIGHT) as guest:
+            started(guest, QEMUS[0])
+            source = self.begin(guest)
+            status, report = guest.upgrade(NEW)
+            self.committed(guest, status, report, source)
+            self.assertEqual(report["tier"], "gmem")
+            self.assertIn("tier.target", [f["code"] for f in report["findings"]])
+            self.healthy(guest, f"patched {report['source_version']} -> stock {report['target_version']}")

@@ -11,7 +11,7 @@
 
 #define WIRE_PACKET_MAX (64 * 1024)
 #define WIRE_PROTOCOL_MIN 1
-#define WIRE_PROTOCOL_MAX 1
+#define WIRE_PROTOCOL_MAX 2 /* 2: vmm.sock */
 
 typedef Upgraded__V1__Envelope Envelope;
 #define ENVELOPE_INIT UPGRADED__V1__ENVELOPE__INIT

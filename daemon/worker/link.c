@@ -43,33 +43,48 @@ void link_event(struct waiter *w, Upgraded__V1__Event *event)
 	(void)wire_send(w->daemon, &env, NULL, 0);
 }
 
-/* Sends a request and waits for its Ack. -EOWNERDEAD: sent, but never answered. */
+/*
+ * Sends a request and waits for its Ack, or for a VmmLent with one fd, which is
+ * the caller's. -EOWNERDEAD: sent, but never answered.
+ */
 static int ask(struct waiter *w, Envelope *request, const int *fds, size_t n, const char *what,
-	       struct error *err)
+	       int *ret_fd, struct error *err)
 {
 	int r;
 
-	request->id = 1;
+	request->id = ++w->asked;
 	r = wire_send(w->daemon, request, fds, n);
 	if (r < 0)
 		return error_errno(err, r, "cannot tell the daemon: %s", what);
 
 	for (;;) {
-		_cleanup_scm_fds_ struct scm_fds none = SCM_FDS_INIT;
+		_cleanup_scm_fds_ struct scm_fds got = SCM_FDS_INIT;
 		_cleanup_envelope_ Envelope *answer = NULL;
 
 		w->what = what;
 		r = wait_for(w, w->daemon, POLLIN, err);
 		if (r < 0)
 			return r;
-		r = wire_recv(w->daemon, &answer, &none);
+		r = wire_recv(w->daemon, &answer, &got);
 		if (r < 0) {
 			w->orphaned = true;
 			return error_set(err, -EOWNERDEAD, "the daemon died before it answered: %s",
 					 what);
 		}
+		/* The late answer to what this side has given up waiting for. */
+		if (answer->body_case != UPGRADED__V1__ENVELOPE__BODY_WORKER_ABORT &&
+		    answer->id != w->asked)
+			continue;
 		switch (answer->body_case) {
 		case UPGRADED__V1__ENVELOPE__BODY_ACK:
+			if (!ret_fd)
+				return 0;
+			return error_set(err, -EBADMSG, "the daemon only acknowledged %s", what);
+		case UPGRADED__V1__ENVELOPE__BODY_VMM_LENT:
+			if (!ret_fd || got.n != 1)
+				return error_set(err, -EBADMSG, "the daemon answered %s with vmm_lent",
+						 what);
+			*ret_fd = scm_fds_take(&got, 0);
 			return 0;
 		case UPGRADED__V1__ENVELOPE__BODY_WORKER_ABORT:
 			w->aborted = true;
@@ -90,7 +105,19 @@ int link_put(struct waiter *w, Upgraded__V1__CustodyPut *put, const int *fds, si
 
 	env.body_case = UPGRADED__V1__ENVELOPE__BODY_CUSTODY_PUT;
 	env.custody_put = put;
-	return ask(w, &env, fds, n, "custody of state and fds", err);
+	return ask(w, &env, fds, n, "custody of state and fds", NULL, err);
+}
+
+int link_borrow(struct waiter *w, const Upgraded__V1__Process *process, int *ret_fd,
+		struct error *err)
+{
+	Upgraded__V1__VmmBorrow borrow = UPGRADED__V1__VMM_BORROW__INIT;
+	Envelope env = ENVELOPE_INIT;
+
+	borrow.process = (Upgraded__V1__Process *)process;
+	env.body_case = UPGRADED__V1__ENVELOPE__BODY_VMM_BORROW;
+	env.vmm_borrow = &borrow;
+	return ask(w, &env, NULL, 0, "the VMM to connect to vmm.sock", ret_fd, err);
 }
 
 /*
@@ -116,6 +143,8 @@ static int wait_for_verdict(struct waiter *w, struct error *err)
 			return error_set(err, -EOWNERDEAD,
 					 "the daemon died before it said whether COMMIT is written");
 		}
+		if (answer->id != w->asked)
+			continue;
 		if (answer->body_case == UPGRADED__V1__ENVELOPE__BODY_ACK)
 			return 0;
 		if (answer->body_case == UPGRADED__V1__ENVELOPE__BODY_ERROR)
@@ -132,7 +161,7 @@ int link_commit(struct waiter *w, struct error *err)
 
 	if (w->aborted)
 		return error_set(err, -ECANCELED, "the upgrade was aborted");
-	env.id = 1;
+	env.id = ++w->asked;
 	env.body_case = UPGRADED__V1__ENVELOPE__BODY_COMMIT;
 	env.commit = &commit;
 	r = wire_send(w->daemon, &env, NULL, 0);

@@ -27,6 +27,13 @@ int link_put(struct waiter *w, Upgraded__V1__CustodyPut *put, const int *fds, si
 	     struct error *err);
 
 /*
+ * Borrows the connection of the native VMM @process, once it is connected.
+ * *ret_fd is the caller's, non-blocking. 0, or as wait_for().
+ */
+int link_borrow(struct waiter *w, const Upgraded__V1__Process *process, int *ret_fd,
+		struct error *err);
+
+/*
  * Asks for the COMMIT record, and waits for the answer however long it takes.
  * 0: it is written, there is no way back, whatever else happened meanwhile.
  * Any error: it is not (or, with -EOWNERDEAD, the daemon died before it

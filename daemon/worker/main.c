@@ -119,7 +119,6 @@ int main(int argc, char **argv)
 	_cleanup_error_ struct error err = ERROR_INIT;
 	Upgraded__V1__WorkerStart *start;
 	struct upgrade u = {
-		.driver = &driver_qemu,
 		.wait = WAITER_INIT,
 		.source_pidfd = -EBADF,
 		.target_pidfd = -EBADF,
@@ -142,6 +141,7 @@ int main(int argc, char **argv)
 		return EXIT_FAILURE;
 	}
 	u.start = start;
+	u.driver = strcmp(start->vm->driver, driver_native.name) ? &driver_qemu : &driver_native;
 	u.source_pidfd = scm_fds_take(&fds, 0);
 	if (fds.n > 1)
 		u.target_pidfd = scm_fds_take(&fds, 1);

@@ -493,6 +493,31 @@ static int spawn_child(struct child *c, pid_t *ret_pid, int *ret_pidfd, struct e
 	return 0;
 }
 
+/* Puts @assignment into the environment, in place of what the name had before. */
+static int set_variable(struct identity *id, const char *assignment)
+{
+	size_t name = (size_t)(strchr(assignment, '=') - assignment) + 1, n = 0;
+	char **env, *copy;
+
+	while (id->env[n] && strncmp(id->env[n], assignment, name) != 0)
+		n++;
+	copy = strdup(assignment);
+	if (!copy)
+		return -ENOMEM;
+	if (!id->env[n]) {
+		env = reallocarray(id->env, n + 2, sizeof(*env));
+		if (!env) {
+			free(copy);
+			return -ENOMEM;
+		}
+		id->env = env;
+		env[n + 1] = NULL;
+	}
+	free(id->env[n]);
+	id->env[n] = copy;
+	return 0;
+}
+
 int spawn_like(const struct spawn *s, pid_t *ret_pid, int *ret_pidfd, struct error *err)
 {
 	__attribute__((cleanup(identity_freep))) struct identity *id = NULL;
@@ -505,6 +530,8 @@ int spawn_like(const struct spawn *s, pid_t *ret_pid, int *ret_pidfd, struct err
 	if (r < 0)
 		return r;
 	c.id = id;
+	if (s->setenv && set_variable(id, s->setenv) < 0)
+		return -ENOMEM;
 	fds = malloc((s->n_fds + 1) * sizeof(*fds));
 	if (!fds)
 		return -ENOMEM;

@@ -15,6 +15,7 @@ struct spawn {
 	const struct plan_fd *fds;   /* duplicated from the source with pidfd_getfd() */
 	size_t n_fds;
 	int stdio[3];                /* borrowed; -EBADF: the source's own */
+	const char *setenv;          /* "NAME=VALUE" in place of the source's; may be NULL */
 	bool keep_cgroup;            /* stay in the caller's cgroup (short-lived probes) */
 	bool *ret_no_exec;           /* may be NULL; set if all worked but exec itself */
 };

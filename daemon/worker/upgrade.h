@@ -78,6 +78,7 @@ struct driver {
 };
 
 extern const struct driver driver_qemu;
+extern const struct driver driver_native;
 
 /* Runs it, whatever comes. The outcome; *err says why it is not COMMITTED. */
 Upgraded__V1__Outcome upgrade_run(struct upgrade *u, struct error *err);

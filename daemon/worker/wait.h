@@ -15,6 +15,7 @@ struct waiter {
 	int target;            /* pidfd, -EBADF: none yet */
 	uint64_t deadline_us;  /* CLOCK_MONOTONIC; UINT64_MAX: none */
 	const char *what;      /* what is waited for, to say so when it fails */
+	uint64_t asked;        /* id of the last request to the daemon */
 	bool aborted;          /* a WorkerAbort came */
 	bool orphaned;         /* the daemon is gone */
 	bool uninterruptible;  /* after COMMIT: neither abort nor orphaning stops it */

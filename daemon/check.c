@@ -12,6 +12,7 @@
 
 #include "control.h"
 #include "log.h"
+#include "native.h"
 #include "schedule.h"
 #include "upgrade.h"
 #include "work_dir.h"
@@ -35,6 +36,7 @@ static void check_freep(struct check **c)
 {
 	if (!*c)
 		return;
+	native_take_back((*c)->ctx, (*c)->worker);
 	worker_process_freep(&(*c)->worker);
 	message_free((*c)->start);
 	message_free((*c)->done);
@@ -80,6 +82,8 @@ static int on_message(Envelope *env, struct scm_fds *fds, void *userdata)
 		env->body_case = UPGRADED__V1__ENVELOPE__BODY__NOT_SET;
 		worker_process_expect_end(c->worker, WORKER_END_US);
 		return 0;
+	case BODY(VMM_BORROW):
+		return native_borrow(c->ctx, c->worker, env);
 	default:
 		return -EPROTO;
 	}

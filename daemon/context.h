@@ -26,6 +26,7 @@ struct context {
 	struct upgrade *upgrades; /* waiting and under way, oldest first */
 	struct check *checks;	  /* likewise */
 	struct systemd *systemd;  /* manager/systemd.c */
+	struct native *native;	  /* VMMs on vmm.sock */
 	uint64_t next_id;	  /* of upgrades */
 };
 

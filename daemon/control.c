@@ -14,6 +14,7 @@
 #include "history.h"
 #include "log.h"
 #include "manager/systemd.h"
+#include "native.h"
 #include "procfs.h"
 #include "upgrade.h"
 #include "worker/source.h"
@@ -419,7 +420,7 @@ static int handle_adopt(struct context *ctx, const struct requester *from,
 	name = adopt_name(request, &facts);
 	if (!name)
 		return error_set(err, -ENOMEM, "out of memory");
-	r = registry_add(ctx->registry, name, "none", "", &facts, qmp, &vm, err);
+	r = registry_add(ctx->registry, name, "qemu", "none", "", &facts, qmp, &vm, err);
 	if (r < 0) {
 		if (!request->name[0])
 			error_hint(err, "upgradectl adopt NAME ... gives it another one");
@@ -491,9 +492,7 @@ void control_request(const struct requester *from, enum server_socket socket,
 	int r;
 
 	if (socket == SOCKET_VMM) {
-		error_set(&err, -EOPNOTSUPP, "VMMs cannot register by libupgraded yet");
-		error_hint(&err, "upgradectl adopt makes a running QEMU known");
-		server_reject(ctx->server, from, ERROR_CODE(UNSUPPORTED), &err);
+		native_request(ctx, from, request);
 		return;
 	}
 	r = handle(ctx, from, request, &err);

@@ -105,7 +105,7 @@ static struct vm *vm_of(struct context *ctx, const struct unfinished *u, struct 
 		error_set(err, -ESRCH, "its process is gone");
 		return NULL;
 	}
-	if (registry_add(ctx->registry, pb->name, pb->manager, pb->unit, &facts, pb->qmp, &vm,
+	if (registry_add(ctx->registry, pb->name, pb->driver, pb->manager, pb->unit, &facts, pb->qmp, &vm,
 			 err) < 0)
 		return NULL;
 	return vm;

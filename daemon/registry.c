@@ -221,9 +221,9 @@ static int set_facts(Vm *pb, const struct process_facts *facts)
 	return 0;
 }
 
-int registry_add(struct registry *r, const char *name, const char *manager, const char *unit,
-		 const struct process_facts *facts, const char *qmp, struct vm **ret_vm,
-		 struct error *err)
+int registry_add(struct registry *r, const char *name, const char *driver, const char *manager,
+		 const char *unit, const struct process_facts *facts, const char *qmp,
+		 struct vm **ret_vm, struct error *err)
 {
 	_cleanup_message_ Vm *pb = message_new(&upgraded__v1__vm__descriptor);
 	_cleanup_(vm_freep) struct vm *vm = NULL;
@@ -241,7 +241,7 @@ int registry_add(struct registry *r, const char *name, const char *manager, cons
 		return -EEXIST;
 	}
 	if (!pb || message_set_string(&pb->name, name) < 0 ||
-	    message_set_string(&pb->driver, "qemu") < 0 ||
+	    message_set_string(&pb->driver, driver) < 0 ||
 	    message_set_string(&pb->manager, manager) < 0 ||
 	    message_set_string(&pb->unit, unit) < 0 || message_set_string(&pb->qmp, qmp) < 0 ||
 	    set_facts(pb, facts) < 0 || vm_new(r, pb, &vm) < 0)

@@ -45,9 +45,9 @@ struct vm *registry_find_process(struct registry *r, pid_t pid, uint64_t start_t
  * Makes @name known as the process @facts; a VM of that name whose process is
  * gone is replaced. -EEXIST if one is alive.
  */
-int registry_add(struct registry *r, const char *name, const char *manager, const char *unit,
-		 const struct process_facts *facts, const char *qmp, struct vm **ret_vm,
-		 struct error *err);
+int registry_add(struct registry *r, const char *name, const char *driver, const char *manager,
+		 const char *unit, const struct process_facts *facts, const char *qmp,
+		 struct vm **ret_vm, struct error *err);
 
 /* From now on @vm is this process, which upgraded watches. */
 int registry_set_process(struct vm *vm, const struct process_facts *facts, struct error *err);

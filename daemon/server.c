@@ -15,16 +15,28 @@
 
 #include "log.h"
 
+#include <fcntl.h>
 #include <inttypes.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <time.h>
 
-#define CLIENTS_MAX	    512
-#define CLIENTS_PER_UID_MAX 64 /* but for root */
 #define QUEUE_PACKETS_MAX   256
 #define HELLO_TIMEOUT_US    (10 * 1000000ULL)
+
+#ifndef SO_PEERPIDFD
+#define SO_PEERPIDFD 77
+#endif
+
+/* How many connections, and how many of one user other than root. */
+static const struct {
+	size_t all, of_uid;
+} limits[] = {
+	[SOCKET_CONTROL] = { 512, 64 },
+	/* One per VM, two while it is upgraded; all of one user, as a rule. */
+	[SOCKET_VMM] = { 8192, 4096 },
+};
 
 struct packet {
 	struct packet *next;
@@ -44,6 +56,7 @@ struct client {
 	struct packet *first, **last;
 	size_t queued;
 	bool closing; /* once the queue is empty */
+	bool lent;    /* somebody else reads from it */
 	char *watch;  /* NULL: watches nothing */
 };
 
@@ -58,10 +71,10 @@ struct listener {
 struct server {
 	sd_event *event;
 	server_request_fn fn;
+	server_closed_fn closed;
 	void *userdata;
 	struct listener *listeners;
 	struct client *clients;
-	size_t n_clients;
 	uint64_t last_number;
 };
 
@@ -72,7 +85,8 @@ static void client_free(struct client *c)
 	while (*at != c)
 		at = &(*at)->next;
 	*at = c->next;
-	c->server->n_clients--;
+	if (!c->hello_timer && c->server->closed)
+		c->server->closed(c->number, c->server->userdata);
 	sd_event_source_disable_unref(c->io);
 	sd_event_source_disable_unref(c->hello_timer);
 	while (c->first) {
@@ -98,6 +112,7 @@ static void client_drop(struct client *c)
 	c->last = &c->first;
 	c->queued = 0;
 	c->closing = true;
+	sd_event_source_set_enabled(c->io, SD_EVENT_ON);
 	/* A closed socket is readable and writable: the handler comes by soon. */
 	shutdown(c->fd, SHUT_RDWR);
 	sd_event_source_set_io_events(c->io, EPOLLOUT);
@@ -214,7 +229,9 @@ static void client_request(struct client *c, const Envelope *env, size_t n_fds)
 
 	if (c->hello_timer) {
 		client_hello(c, &from, env);
-	} else if (n_fds || env->batches_left) {
+	} else if ((n_fds || env->batches_left) &&
+		   (c->socket != SOCKET_VMM || env->body_case == BODY(VMM_REGISTER))) {
+		/* A VMM's answers, whose worker is gone, may have some: they are closed. */
 		error_set(&err, -EPROTO, "%s carries no file descriptors", envelope_name(env));
 		server_reject(c->server, &from, ERROR_CODE(PROTOCOL), &err);
 	} else if (env->id == 0) {
@@ -276,13 +293,18 @@ static int on_no_hello(sd_event_source *s, uint64_t usec, void *userdata)
 	return 0;
 }
 
-static bool has_room(struct server *s, uid_t uid)
+/* With the client @fresh, which is in the list. */
+static bool has_room(struct server *s, const struct client *fresh)
 {
-	size_t same = 0;
+	size_t all = 0, of_uid = 0;
 
 	for (struct client *c = s->clients; c; c = c->next)
-		same += c->peer.uid == uid;
-	return s->n_clients < CLIENTS_MAX && (uid == 0 || same < CLIENTS_PER_UID_MAX);
+		if (c->socket == fresh->socket) {
+			all++;
+			of_uid += c->peer.uid == fresh->peer.uid;
+		}
+	return all <= limits[fresh->socket].all &&
+	       (fresh->peer.uid == 0 || of_uid <= limits[fresh->socket].of_uid);
 }
 
 /* Takes @fd. */
@@ -306,7 +328,6 @@ static int client_new(struct listener *l, int fd)
 	c->number = ++s->last_number;
 	c->next = s->clients;
 	s->clients = c;
-	s->n_clients++;
 	r = getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &len) < 0 ? -errno : 0;
 	if (r >= 0) {
 		c->peer = (struct peer){ cred.uid, cred.gid, cred.pid };
@@ -315,7 +336,7 @@ static int client_new(struct listener *l, int fd)
 	if (r >= 0)
 		r = sd_event_add_time_relative(s->event, &c->hello_timer, CLOCK_MONOTONIC,
 					       HELLO_TIMEOUT_US, 0, on_no_hello, c);
-	if (r >= 0 && !has_room(s, c->peer.uid)) {
+	if (r >= 0 && !has_room(s, c)) {
 		log_line(LOG_WARNING, "uid %u has too many connections, one is refused",
 			 c->peer.uid);
 		r = -EUSERS;
@@ -337,8 +358,8 @@ static int on_listener(sd_event_source *source, int fd, uint32_t revents, void *
 	return 0;
 }
 
-int server_new(sd_event *event, server_request_fn fn, void *userdata, struct server **ret_server,
-	       struct error *err)
+int server_new(sd_event *event, server_request_fn fn, server_closed_fn closed, void *userdata,
+	       struct server **ret_server, struct error *err)
 {
 	struct server *s = calloc(1, sizeof(*s));
 
@@ -346,6 +367,7 @@ int server_new(sd_event *event, server_request_fn fn, void *userdata, struct ser
 		return error_set(err, -ENOMEM, "out of memory");
 	s->event = event;
 	s->fn = fn;
+	s->closed = closed;
 	s->userdata = userdata;
 	*ret_server = s;
 	return 0;
@@ -435,6 +457,56 @@ void server_reject(struct server *s, const struct requester *to, ErrorCode code,
 	sd_event_source_set_io_events(c->io, EPOLLOUT);
 }
 
+int server_lend(struct server *s, uint64_t client, int *ret_fd)
+{
+	struct client *c = client_find(s, client);
+	int fd;
+
+	if (!c || c->closing)
+		return -ENOTCONN;
+	if (c->lent || c->queued)
+		return -EBUSY;
+	fd = fcntl(c->fd, F_DUPFD_CLOEXEC, 0);
+	if (fd < 0)
+		return -errno;
+	sd_event_source_set_enabled(c->io, SD_EVENT_OFF);
+	c->lent = true;
+	*ret_fd = fd;
+	return 0;
+}
+
+void server_take_back(struct server *s, uint64_t client)
+{
+	struct client *c = client_find(s, client);
+
+	if (!c || !c->lent)
+		return;
+	c->lent = false;
+	sd_event_source_set_enabled(c->io, SD_EVENT_ON);
+}
+
+void server_close(struct server *s, uint64_t client)
+{
+	struct client *c = client_find(s, client);
+
+	if (c)
+		client_drop(c);
+}
+
+int server_peer_pidfd(struct server *s, uint64_t client, int *ret_pidfd)
+{
+	struct client *c = client_find(s, client);
+	socklen_t len = sizeof(int);
+	int fd;
+
+	if (!c)
+		return -ENOTCONN;
+	if (getsockopt(c->fd, SOL_SOCKET, SO_PEERPIDFD, &fd, &len) < 0)
+		return errno == ENOPROTOOPT || errno == EINVAL ? -ENODATA : -errno;
+	*ret_pidfd = fd;
+	return 0;
+}
+
 int server_watch(struct server *s, const struct requester *who, const char *name)
 {
 	struct client *c = client_find(s, who->client);
@@ -468,6 +540,7 @@ void server_freep(struct server **s)
 	if (!*s)
 		return;
 	server_stop_listening(*s);
+	(*s)->closed = NULL;
 	while ((*s)->clients)
 		client_free((*s)->clients);
 	free(*s);

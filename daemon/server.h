@@ -28,8 +28,11 @@ struct requester {
 typedef void (*server_request_fn)(const struct requester *from, enum server_socket socket,
 				  const Envelope *request, void *userdata);
 
-int server_new(sd_event *event, server_request_fn fn, void *userdata, struct server **ret_server,
-	       struct error *err);
+/* The connection @client, which had said Hello, has ended. */
+typedef void (*server_closed_fn)(uint64_t client, void *userdata);
+
+int server_new(sd_event *event, server_request_fn fn, server_closed_fn closed, void *userdata,
+	       struct server **ret_server, struct error *err);
 
 /* Takes a listening socket. */
 int server_listen(struct server *s, int fd, enum server_socket socket, struct error *err);
@@ -51,6 +54,23 @@ void server_reply_error(struct server *s, const struct requester *to, ErrorCode 
 /* As server_reply_error(), then closes the connection: the peer broke the protocol. */
 void server_reject(struct server *s, const struct requester *to, ErrorCode code,
 		   const struct error *err);
+
+/*
+ * Lends the connection: *ret_fd is a duplicate of its socket, the caller's. Until
+ * server_take_back() nothing is read from it here, nor its end seen.
+ * -ENOTCONN: it has ended; -EBUSY: it is lent already, or something waits to be sent.
+ */
+int server_lend(struct server *s, uint64_t client, int *ret_fd);
+void server_take_back(struct server *s, uint64_t client);
+
+/* Ends the connection. */
+void server_close(struct server *s, uint64_t client);
+
+/*
+ * A pidfd of the process that connected, the caller's. -ENOTCONN: it has ended;
+ * -ENODATA: the kernel cannot say (before 6.5).
+ */
+int server_peer_pidfd(struct server *s, uint64_t client, int *ret_pidfd);
 
 /* From now on the client gets the events of the VM @name (empty: of all). */
 int server_watch(struct server *s, const struct requester *who, const char *name);

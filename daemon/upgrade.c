@@ -25,6 +25,7 @@
 #include "journal.h"
 #include "log.h"
 #include "manager/manager.h"
+#include "native.h"
 #include "schedule.h"
 #include "work_dir.h"
 #include "worker_process.h"
@@ -86,6 +87,13 @@ uint64_t upgrade_id(const struct upgrade *u)
 	return u->start->upgrade_id;
 }
 
+const Process *upgrade_target(const struct upgrade *u)
+{
+	const struct custody_item *target = custody_find(&u->custody, "target");
+
+	return target ? target->put->target : NULL;
+}
+
 const struct custody *upgrade_custody(const struct upgrade *u)
 {
 	return &u->custody;
@@ -97,6 +105,7 @@ static void upgrade_freep(struct upgrade **up)
 
 	if (!u)
 		return;
+	native_take_back(u->ctx, u->worker);
 	worker_process_freep(&u->worker);
 	sd_event_source_disable_unref(u->later);
 	sd_event_source_disable_unref(u->past_limit);
@@ -439,6 +448,8 @@ static int on_message(Envelope *env, struct scm_fds *fds, void *userdata)
 		return on_commit(u, env);
 	case BODY(WORKER_DONE):
 		return on_done(u, env);
+	case BODY(VMM_BORROW):
+		return native_borrow(u->ctx, u->worker, env);
 	default:
 		return -EPROTO;
 	}
@@ -453,6 +464,7 @@ static void on_ended(const char *how, void *userdata)
 	struct upgrade *u = userdata;
 	char why[160];
 
+	native_take_back(u->ctx, u->worker);
 	worker_process_freep(&u->worker);
 	if (u->report) {
 		upgrade_end(u);

@@ -45,6 +45,8 @@ int upgrade_resume(struct context *ctx, struct vm *vm, const struct unfinished *
 
 Phase upgrade_phase(const struct upgrade *u);
 uint64_t upgrade_id(const struct upgrade *u);
+/* The target's process; NULL: none was started yet. */
+const Process *upgrade_target(const struct upgrade *u);
 const struct custody *upgrade_custody(const struct upgrade *u);
 
 /* Lets go of all, on the way out: the workers see the end of their socket. */

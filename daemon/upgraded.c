@@ -17,6 +17,7 @@
 #include "log.h"
 #include "manager/manager.h"
 #include "manager/systemd.h"
+#include "native.h"
 #include "recover.h"
 #include "registry.h"
 #include "server.h"
@@ -278,7 +279,10 @@ static int open_all(struct context *ctx, struct error *err)
 	if (r >= 0)
 		r = systemd_new(ctx, &ctx->systemd, err);
 	if (r >= 0)
-		r = server_new(ctx->event, control_request, ctx, &ctx->server, err);
+		r = native_new(&ctx->native, err);
+	if (r >= 0)
+		r = server_new(ctx->event, control_request, native_closed, ctx, &ctx->server,
+			       err);
 	return r;
 }
 
@@ -326,6 +330,7 @@ static void context_clear(struct context *ctx)
 	check_free_all(ctx);
 	systemd_freep(&ctx->systemd);
 	server_freep(&ctx->server);
+	native_freep(&ctx->native);
 	registry_freep(&ctx->registry);
 	history_freep(&ctx->history);
 	journal_freep(&ctx->journal);

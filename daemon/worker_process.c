@@ -31,7 +31,9 @@
 extern char **environ;
 
 struct worker_process {
-	struct worker_order order;
+	struct worker_order order; /* but for what it borrows */
+	char *vm;
+	uint64_t upgrade_id;
 	pid_t pid;
 	int sock;
 	int pidfd;
@@ -44,7 +46,7 @@ struct worker_process {
 
 static void kill_worker(struct worker_process *w, const char *why)
 {
-	log_vm(LOG_ERR, w->order.start->vm->name, w->order.start->upgrade_id,
+	log_vm(LOG_ERR, w->vm, w->upgrade_id,
 	       "worker %d %s, killed", (int)w->pid, why);
 	if (pidfd_send_signal(w->pidfd, SIGKILL, NULL, 0) < 0 && errno != ESRCH)
 		log_line(LOG_ERR, "cannot kill worker %d: %m", (int)w->pid);
@@ -162,14 +164,14 @@ static int spawn(const char *program, int sock, pid_t *ret_pid)
 	return -r;
 }
 
-static int send_start(struct worker_process *w)
+static int send_start(struct worker_process *w, const struct worker_order *order)
 {
-	int fds[] = { w->order.source_pidfd, w->order.target_pidfd };
+	int fds[] = { order->source_pidfd, order->target_pidfd };
 	Envelope env = ENVELOPE_INIT;
 
 	env.id = 1;
 	env.body_case = BODY(WORKER_START);
-	env.worker_start = w->order.start;
+	env.worker_start = order->start;
 	return wire_send(w->sock, &env, fds, fds[0] < 0 ? 0 : fds[1] < 0 ? 1 : 2);
 }
 
@@ -199,8 +201,13 @@ int worker_process_start(sd_event *event, const struct worker_order *order,
 	if (!w)
 		return error_set(err, -ENOMEM, "out of memory");
 	w->order = *order;
+	w->order.start = NULL;
+	w->vm = strdup(order->start->vm->name);
+	w->upgrade_id = order->start->upgrade_id;
 	w->event = event;
 	w->sock = w->pidfd = -EBADF;
+	if (!w->vm)
+		return error_set(err, -ENOMEM, "out of memory");
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
 		return error_errno(err, -errno, "no socket for a worker");
 	w->sock = pair[0];
@@ -213,7 +220,7 @@ int worker_process_start(sd_event *event, const struct worker_order *order,
 	w->pidfd = pidfd_open(w->pid, 0);
 	r = w->pidfd < 0 ? -errno : watch(w);
 	if (r >= 0)
-		r = send_start(w);
+		r = send_start(w, order);
 	if (r < 0) {
 		/* It has no order yet, so nothing was begun. */
 		kill(w->pid, SIGKILL);
@@ -229,13 +236,29 @@ pid_t worker_process_pid(const struct worker_process *w)
 	return w->pid;
 }
 
-int worker_process_send(struct worker_process *w, Envelope *env)
+static int send_fds(struct worker_process *w, Envelope *env, const int *fds, size_t n)
 {
-	int r = wire_send(w->sock, env, NULL, 0);
+	int r = wire_send(w->sock, env, fds, n);
 
 	if (r == -EAGAIN)
 		kill_worker(w, "does not read its socket");
 	return r;
+}
+
+int worker_process_send(struct worker_process *w, Envelope *env)
+{
+	return send_fds(w, env, NULL, 0);
+}
+
+int worker_process_lend(struct worker_process *w, uint64_t id, int fd)
+{
+	Upgraded__V1__VmmLent lent = UPGRADED__V1__VMM_LENT__INIT;
+	Envelope env = ENVELOPE_INIT;
+
+	env.id = id;
+	env.body_case = BODY(VMM_LENT);
+	env.vmm_lent = &lent;
+	return send_fds(w, &env, &fd, 1);
 }
 
 int worker_process_ack(struct worker_process *w, uint64_t id)
@@ -287,6 +310,7 @@ void worker_process_freep(struct worker_process **w)
 	(*w)->silence = sd_event_source_disable_unref((*w)->silence);
 	closep(&(*w)->sock);
 	closep(&(*w)->pidfd);
+	free((*w)->vm);
 	free(*w);
 	*w = NULL;
 }

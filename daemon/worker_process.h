@@ -41,6 +41,9 @@ int worker_process_ack(struct worker_process *w, uint64_t id);
 int worker_process_refuse(struct worker_process *w, uint64_t id, const struct error *err);
 int worker_process_abort(struct worker_process *w);
 
+/* Answers VmmBorrow with the connection @fd, which is borrowed. */
+int worker_process_lend(struct worker_process *w, uint64_t id, int fd);
+
 /* It should be gone soon: kills it unless it ends within @us. */
 void worker_process_expect_end(struct worker_process *w, uint64_t us);
 

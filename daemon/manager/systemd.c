@@ -124,7 +124,7 @@ static int take_process(struct run *run, pid_t pid, struct vm **ret_vm, struct e
 	r = process_read(pid, &facts, err);
 	if (r < 0)
 		return r;
-	return registry_add(ctx->registry, run->name, manager_systemd.name, run->unit, &facts,
+	return registry_add(ctx->registry, run->name, "qemu", manager_systemd.name, run->unit, &facts,
 			    run->qmp, ret_vm, err);
 }
 

@@ -84,7 +84,7 @@ static int add(struct fixture *f, const char *name, struct vm **ret_vm)
 	_cleanup_process_facts_ struct process_facts facts = PROCESS_FACTS_INIT;
 
 	assert_int_equal(process_read(f->child, &facts, NULL), 0);
-	return registry_add(f->r, name, "none", "", &facts, "/run/x/qmp.sock", ret_vm, NULL);
+	return registry_add(f->r, name, "qemu", "none", "", &facts, "/run/x/qmp.sock", ret_vm, NULL);
 }
 
 static void vm_is_known_after_a_restart(void **state)

@@ -1,0 +1,324 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""VMMs that speak libupgraded, upgraded for real: tinyvmm on this machine's /dev/kvm, with an upgraded of its own.
+
+    tests/vmm/test_native.py [-v] [NAME...]          as root; UPGRADED_BUILD names another build directory
+
+After every test there was exactly one runner at any time, and no guest has found a wrong word in its memory."""
+
+import os
+import signal
+import sys
+import time
+import unittest
+
+from tiny import (COMMITTED, LOST, REFUSED, ROLLED_BACK, Host, alive, best_tier, fds_of, kvm_offers, wait_until)
+
+UPGRADES = 20
+
+
+def setUpModule():
+    if os.geteuid():
+        raise unittest.SkipTest("needs root")
+    if kvm_offers(0) is None:
+        raise unittest.SkipTest("this machine has no usable /dev/kvm")
+    print(f"memory tier of this machine: {best_tier()}", file=sys.stderr)
+
+
+class Native(unittest.TestCase):
+    options = ()
+
+    def setUp(self):
+        self.host = Host()
+        self.addCleanup(self.host.__exit__)
+        self.guest = self.host.guest("tiny", *self.options)
+        self.guest.runs_on()
+
+    def told(self):
+        return f"\n{self.host.words()}\n{self.guest.words()}"
+
+    def check_guest(self, pid=None, vmms=1):
+        """It runs, in one process, which is the one that it should be."""
+        self.guest.runs_on()
+        self.assertEqual(self.guest.trouble(), [], self.told())
+        if pid:
+            self.assertEqual(self.guest.proof.pid, pid, self.told())
+        self.assertEqual(self.guest.pid(), self.guest.proof.pid)
+        wait_until(lambda: len(self.guest.vmms()) == vmms, 5, "only one VMM is left")
+        wait_until(lambda: not self.host.workers(), 5, "no worker is left")
+
+    def expect(self, outcome, status, report):
+        self.assertEqual(status, outcome, f"{report}{self.told()}")
+
+    def upgrade(self, *options):
+        before = self.guest.proof.pid
+        status, report = self.host.upgrade(self.guest, *options)
+        self.expect(COMMITTED, status, report)
+        self.check_guest()
+        self.assertNotEqual(self.guest.proof.pid, before)
+        return report
+
+
+class Series(Native):
+    def test_twenty_upgrades_lose_nothing_and_leak_nothing(self):
+        worst, tables = 0, []
+        for i in range(UPGRADES):
+            report = self.upgrade()
+            self.assertEqual(report["tier"], best_tier(), self.told())
+            worst = max(worst, report["blackout_us"])
+            tables.append(self.guest.proof.tables)
+            if i == 1:
+                vmm, daemon = fds_of(self.guest.proof.pid), fds_of(self.host.daemon.pid)
+        self.assertEqual(fds_of(self.guest.proof.pid), vmm)
+        self.assertEqual(fds_of(self.host.daemon.pid), daemon)
+        self.assertEqual(self.guest.proof.runs, UPGRADES + 1)
+        self.assertEqual(self.guest.show()["generation"], UPGRADES)
+        print(f"\n  {UPGRADES} upgrades, tier {best_tier()}: worst blackout {worst / 1000:.1f} ms, longest gap between "
+              f"two rounds {self.guest.proof.longest_gap_ms():.1f} ms, page tables handed over {tables[-1]}", file=sys.stderr)
+
+    def test_check_changes_nothing_and_says_the_tier(self):
+        pid, fds = self.guest.proof.pid, fds_of(self.guest.proof.pid)
+        for _ in range(3):
+            status, documents = self.host.ctl("check", "tiny")
+            self.assertEqual(status, 0, documents)
+            self.assertEqual(documents[0]["tier"], best_tier())
+            notes = [f["text"] for f in documents[0]["findings"] if f["code"] == "memory.tier"]
+            self.assertEqual(len(notes), 1, documents)
+        self.assertEqual(fds_of(pid), fds)
+        self.check_guest(pid)
+
+    def test_a_paused_moment_is_shorter_than_the_budget_or_rolled_back(self):
+        pid = self.guest.proof.pid
+        self.guest.order("target load sleep 2000")
+        status, report = self.host.upgrade(self.guest, "--max-blackout", "500")
+        self.expect(ROLLED_BACK, status, report)
+        self.check_guest(pid)
+        self.guest.order()
+        self.upgrade()
+
+
+class ManyVcpus(Native):
+    options = ("--vcpus", "4", "--memory", "32")
+
+    def test_four_vcpus_go_on_together(self):
+        for _ in range(3):
+            self.upgrade()
+
+
+class Irqchip(Native):
+    options = ("--irqchip", "--vcpus", "2")
+
+    def test_interrupt_controllers_are_carried(self):
+        for _ in range(3):
+            self.upgrade()
+
+
+class Memfd(Native):
+    options = ("--memfd",)
+
+    def test_a_memfd_is_mapped_again(self):
+        for _ in range(3):
+            self.assertEqual(self.upgrade()["tier"], "memfd")
+
+
+class Mishaps(Native):
+    """Every VMM fails, dies or hangs at every point of an upgrade."""
+
+    def rolled_back(self, *order, options=()):
+        pid = self.guest.proof.pid
+        self.guest.order(*order)
+        status, report = self.host.upgrade(self.guest, *options)
+        self.expect(ROLLED_BACK, status, report)
+        self.check_guest(pid)
+        return report
+
+    def test_a_target_that_is_killed_before_commit_is_rolled_back(self):
+        for point in ("accept", "accepted", "verify", "load", "loaded", "own", "owned"):
+            with self.subTest(point=point):
+                report = self.rolled_back(f"target {point} kill")
+                self.assertIn("target", report["error"])
+        self.guest.order()
+        self.upgrade()
+
+    def test_a_callback_that_fails_is_rolled_back(self):
+        for who, point in (("target", "accept"), ("target", "verify"), ("source", "freeze"), ("source", "frozen"),
+                           ("target", "load"), ("target", "own"), ("target", "owned")):
+            with self.subTest(who=who, point=point):
+                self.rolled_back(f"{who} {point} fail")
+        self.guest.order()
+        self.upgrade()
+
+    def test_a_target_that_hangs_is_rolled_back_in_time(self):
+        for point in ("load", "own"):
+            with self.subTest(point=point):
+                begin = time.monotonic()
+                self.rolled_back(f"target {point} stop", options=("--max-blackout", "400"))
+                self.assertLess(time.monotonic() - begin, 10)
+
+    def test_a_target_that_is_killed_at_its_first_instruction_is_lost_and_says_so(self):
+        self.guest.order("target run kill")
+        status, report = self.host.upgrade(self.guest)
+        self.expect(LOST, status, report)
+        ticks = self.guest.proof.ticks()
+        time.sleep(0.5)
+        self.assertEqual(self.guest.proof.ticks(), ticks, "nobody runs it")
+        self.assertEqual(self.guest.proof.violations, 0)
+
+    def test_a_source_that_is_killed_is_lost_unless_its_state_is_saved(self):
+        self.guest.order("source freeze kill")
+        status, report = self.host.upgrade(self.guest)
+        self.expect(LOST, status, report)
+        self.assertEqual(self.guest.proof.violations, 0)
+
+    def test_a_source_that_dies_after_its_state_was_saved_is_not_missed(self):
+        source = self.guest.proof.pid
+        self.guest.order("target load sleep 300")
+        attempt = self.host.begin(self.guest)
+        target = self.guest.await_fault()
+        os.kill(source, signal.SIGKILL)
+        status, report = attempt.join()
+        self.expect(COMMITTED, status, report)
+        self.check_guest(target)
+
+    def test_abort_rolls_back(self):
+        pid = self.guest.proof.pid
+        self.guest.order("target verify sleep 1500")
+        attempt = self.host.begin(self.guest)
+        self.guest.await_fault()
+        self.assertEqual(self.host.ctl("abort", "tiny")[0], 0)
+        status, report = attempt.join()
+        self.expect(ROLLED_BACK, status, report)
+        self.check_guest(pid)
+
+
+class WorkerDies(Native):
+    """Another worker undoes or finishes, whatever the first one was doing."""
+
+    def killed_at(self, order):
+        self.guest.order(order)
+        attempt = self.host.begin(self.guest)
+        self.guest.await_fault()
+        for pid in self.host.workers():
+            os.kill(pid, signal.SIGKILL)
+        return attempt.join()
+
+    def test_before_commit_another_one_undoes(self):
+        pid = self.guest.proof.pid
+        for order in ("target accept sleep 300", "target verify sleep 300", "source freeze sleep 300",
+                      "source frozen sleep 300", "target load sleep 300", "target loaded sleep 300",
+                      "target own sleep 300", "target owned sleep 300"):
+            with self.subTest(order=order):
+                status, report = self.killed_at(order)
+                self.expect(ROLLED_BACK, status, report)
+                self.check_guest(pid)
+        self.guest.order()
+        self.upgrade()
+
+    def test_after_commit_another_one_finishes(self):
+        for order in ("target run sleep 300", "target running sleep 300", "target finish sleep 300"):
+            with self.subTest(order=order):
+                before = self.guest.proof.pid
+                status, report = self.killed_at(order)
+                self.expect(COMMITTED, status, report)
+                self.check_guest()
+                self.assertNotEqual(self.guest.proof.pid, before)
+        self.guest.order()
+        self.upgrade()
+
+
+class DaemonDies(Native):
+    def kill_daemon(self):
+        self.host.daemon.kill()
+        self.host.daemon.wait()
+
+    def test_an_idle_daemon_is_missed_by_nobody(self):
+        for _ in range(3):
+            pid = self.guest.proof.pid
+            self.kill_daemon()
+            self.guest.runs_on()
+            self.host.start()
+            self.check_guest(pid)
+            self.upgrade()
+
+    def settled(self):
+        """The outcome of the upgrade that was running, once it has one."""
+        def ended():
+            reports = self.host.ctl("history", "tiny")[1][0].get("reports", [])
+            return reports[-1]["outcome"] if reports and not self.guest.show().get("upgrade_id") else None
+        return wait_until(ended, 60, f"the upgrade is taken up again{self.told()}")
+
+    def test_before_commit_the_upgrade_is_undone(self):
+        for order in ("target verify sleep 500", "source frozen sleep 500", "target load sleep 500",
+                      "target owned sleep 500"):
+            with self.subTest(order=order):
+                pid = self.guest.proof.pid
+                self.guest.order(order)
+                self.host.begin(self.guest)
+                self.guest.await_fault()
+                self.kill_daemon()
+                self.host.start()
+                self.settled()
+                self.check_guest(pid)
+        self.guest.order()
+        self.upgrade()
+
+    def test_daemon_and_worker_at_once_are_undone_or_finished(self):
+        for order, commits in (("target load sleep 500", False), ("target owned sleep 500", False),
+                               ("target run sleep 500", True)):
+            with self.subTest(order=order):
+                pid = self.guest.proof.pid
+                self.guest.order(order)
+                self.host.begin(self.guest)
+                self.guest.await_fault()
+                workers = self.host.workers()
+                self.kill_daemon()
+                for worker in workers:
+                    if alive(worker):
+                        os.kill(worker, signal.SIGKILL)
+                self.host.start()
+                self.settled()
+                self.check_guest(None if commits else pid)
+                self.assertEqual(self.guest.proof.pid != pid, commits, self.told())
+        self.guest.order()
+        self.upgrade()
+
+
+class Names(Native):
+    def test_a_name_is_not_given_twice(self):
+        with self.assertRaisesRegex(TimeoutError, "registers"):
+            self.impostor()
+        self.check_guest()
+
+    def impostor(self):
+        import subprocess
+        from tiny import TINYVMM
+        process = subprocess.Popen([TINYVMM, "--name", "tiny", "--socket", self.host.run / "vmm.sock"],
+                                   stderr=subprocess.DEVNULL)
+        self.addCleanup(process.wait)
+        self.addCleanup(process.terminate)
+        wait_until(lambda: self.guest.pid() == process.pid, 1.5, "the second one registers")
+
+    def test_a_target_that_never_connects_is_rolled_back(self):
+        pid = self.guest.proof.pid
+        status, report = self.host.upgrade(self.guest, "--vmm", "/bin/cat", "--timeout", "2")
+        self.expect(ROLLED_BACK, status, report)
+        self.check_guest(pid)
+
+    def test_a_binary_that_is_none_is_refused(self):
+        status, report = self.host.upgrade(self.guest, "--vmm", "/etc/passwd")
+        self.expect(REFUSED, status, report)
+        self.check_guest()
+
+    def test_a_vmm_that_is_not_connected_is_refused(self):
+        pid = self.guest.proof.pid
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            status, report = self.host.upgrade(self.guest, "--timeout", "2")
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        self.expect(REFUSED, status, report)
+        self.check_guest(pid)
+
+
+if __name__ == "__main__":
+    unittest.main()

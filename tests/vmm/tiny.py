@@ -1,0 +1,289 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A tinyvmm and an upgraded of its own, in a directory of their own, for tests of the native protocol.
+
+Needs root and /dev/kvm, and nothing of the host's own upgraded. `with Host() as h:` ends every process that it started
+and every VMM that an upgrade started, each by its pid. What the guest does is read from the memory that all VMMs of a
+guest share with the test (proof.h)."""
+
+import ctypes
+import json
+import mmap
+import os
+import pathlib
+import shutil
+import signal
+import struct
+import subprocess
+import tempfile
+import threading
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+BUILD = pathlib.Path(os.environ.get("UPGRADED_BUILD", ROOT / "build/user"))
+TINYVMM = BUILD / "tests/vmm/tinyvmm"
+UPGRADED = BUILD / "daemon/upgraded"
+WORKER = BUILD / "daemon/worker/upgraded-worker"
+UPGRADECTL = BUILD / "cli/upgradectl"
+
+COMMITTED, REFUSED, ROLLED_BACK, LOST = 0, 3, 4, 8  # exit statuses of upgradectl
+TIERS = {1: "memfd", 2: "gmem", 3: "stage2"}
+
+PR_SET_CHILD_SUBREAPER = 36
+KVM_CHECK_EXTENSION, KVM_CAP_GUEST_MEMFD_FLAGS, KVM_CAP_GMEM_TRANSFER = 0xAE03, 244, 0x474D
+
+
+def kvm_offers(capability):
+    """What KVM_CHECK_EXTENSION says; None without a usable /dev/kvm."""
+    import fcntl
+    try:
+        fd = os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        return fcntl.ioctl(fd, KVM_CHECK_EXTENSION, capability)
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+
+
+def best_tier():
+    if (kvm_offers(KVM_CAP_GUEST_MEMFD_FLAGS) or 0) & 3 != 3:
+        return "memfd"
+    return "stage2" if kvm_offers(KVM_CAP_GMEM_TRANSFER) else "gmem"
+
+
+def wait_until(condition, seconds, what):
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not within {seconds} s: {what}")
+        time.sleep(0.005)
+    return value
+
+
+def state_of(pid):
+    """The letter of /proc/PID/stat; X when there is no such process."""
+    try:
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except OSError:
+        return "X"
+
+
+def alive(pid):
+    return state_of(pid) not in "ZX"
+
+
+def fds_of(pid):
+    """What its descriptors are, sorted, without numbers."""
+    found = []
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        try:
+            found.append(os.readlink(f"/proc/{pid}/fd/{fd}").split(":")[0])
+        except OSError:
+            pass
+    return sorted(found)
+
+
+class Proof:
+    """What the VMMs of one guest wrote down together: proof.h."""
+
+    HEAD, VCPU, SIZE = struct.Struct("8Q"), struct.Struct("8Q"), 64 * 9
+    NAMES = ("magic", "n_vcpus", "violations", "pid", "tier", "runs", "tables", "kvm_gmem")
+
+    def __init__(self, path):
+        with open(path, "w+b") as f:
+            f.truncate(self.SIZE)
+            self.map = mmap.mmap(f.fileno(), self.SIZE)
+
+    def __getattr__(self, name):
+        if name in Proof.NAMES:
+            return self.HEAD.unpack_from(self.map)[Proof.NAMES.index(name)]
+        raise AttributeError(name)
+
+    def vcpus(self):
+        """[{"owner", "epoch", "ticks", "errors", "last_ns", "gap_ns"}]"""
+        names = ("owner", "epoch", "ticks", "errors", "last_ns", "gap_ns")
+        return [dict(zip(names, self.VCPU.unpack_from(self.map, 64 + 64 * i))) for i in range(self.n_vcpus)]
+
+    def ticks(self):
+        return [v["ticks"] for v in self.vcpus()]
+
+    def errors(self):
+        return sum(v["errors"] for v in self.vcpus())
+
+    def longest_gap_ms(self):
+        return max(v["gap_ns"] for v in self.vcpus()) / 1e6
+
+
+class Guest:
+    """One guest, in whichever tinyvmm it runs now."""
+
+    def __init__(self, host, name, *options):
+        self.host, self.name, self.options = host, name, options
+        self.dir = host.dir / name
+        self.dir.mkdir()
+        self.proof = Proof(self.dir / "proof")
+        self.fault = self.dir / "fault"
+        self.log = open(self.dir / "log", "wb")
+        self.start()
+
+    def start(self):
+        self.process = subprocess.Popen(
+            [TINYVMM, "--name", self.name, "--socket", self.host.run / "vmm.sock", "--proof", self.dir / "proof",
+             "--fault", self.fault, *self.options], stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log)
+        wait_until(lambda: self.registered() or self.process.poll() is not None, 20, f"{self.name} registers")
+        if self.process.poll() is not None:
+            raise RuntimeError(f"tinyvmm ended with {self.process.returncode}: {self.words()}")
+
+    def registered(self):
+        return any(vm["name"] == self.name and vm.get("alive") for vm in self.host.ctl("list")[1][0].get("vms", []))
+
+    def show(self):
+        return self.host.ctl("show", self.name)[1][0]
+
+    def pid(self):
+        return self.show()["process"]["pid"]
+
+    def words(self):
+        return (self.dir / "log").read_text()[-2000:]
+
+    def vmms(self):
+        """Every living VMM of this guest."""
+        mark, found = str(self.dir / "proof").encode(), []
+        for pid in os.listdir("/proc"):
+            if pid.isdigit():
+                try:
+                    if mark in pathlib.Path(f"/proc/{pid}/cmdline").read_bytes() and alive(pid):
+                        found.append(int(pid))
+                except OSError:
+                    pass
+        return found
+
+    def order(self, *lines):
+        """Mishaps to come: fault.c."""
+        self.seen().unlink(missing_ok=True)
+        self.fault.write_text("".join(line + "\n" for line in lines))
+
+    def seen(self):
+        return self.dir / "fault.seen"
+
+    def await_fault(self, seconds=20):
+        """Waits until an ordered mishap begins; returns the pid that it happens to."""
+        wait_until(lambda: self.seen().exists() and self.seen().read_text().endswith("\n"), seconds, "the mishap")
+        return int(self.seen().read_text().split()[0])
+
+    def runs_on(self, more=3, seconds=20):
+        """Waits until every vCPU has gone through its memory some times more."""
+        before = self.proof.ticks()
+        wait_until(lambda: all(now >= was + more for now, was in zip(self.proof.ticks(), before)), seconds,
+                   f"{self.name} goes on from {before}: {self.proof.vcpus()} {self.words()}")
+
+    def trouble(self):
+        """What must never be; empty if all is well."""
+        found = []
+        if self.proof.violations:
+            found.append(f"{self.proof.violations} times there was more than one runner")
+        if self.proof.errors():
+            found.append(f"the guest found {self.proof.errors()} wrong words")
+        return found
+
+    def end(self):
+        for pid in self.vmms():
+            os.kill(pid, signal.SIGKILL)
+        self.process.wait()
+        self.log.close()
+
+
+class Host:
+    """An upgraded in the foreground, in a directory of its own."""
+
+    def __init__(self, *options):
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        self.dir = pathlib.Path(tempfile.mkdtemp(prefix="upgraded-native-"))
+        self.run, self.options = self.dir / "run", options
+        self.guests, self.daemon = [], None
+        self.log = open(self.dir / "log", "ab")
+        self.start()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for guest in self.guests:
+            guest.end()
+        if self.daemon.poll() is None:
+            self.daemon.terminate()
+        self.daemon.wait()
+        for pid in self.workers():
+            os.kill(pid, signal.SIGKILL)
+        self.log.close()
+        shutil.rmtree(self.dir)
+
+    def start(self):
+        self.daemon = subprocess.Popen([UPGRADED, "--runtime-dir", self.run, "--state-dir", self.dir / "state",
+                                        "--worker", WORKER, *self.options], stdin=subprocess.DEVNULL,
+                                       stdout=self.log, stderr=self.log)
+        wait_until(lambda: self.ctl("list")[0] == 0, 30, "upgraded listens")
+
+    def words(self):
+        return (self.dir / "log").read_text()[-4000:]
+
+    def guest(self, name, *options):
+        guest = Guest(self, name, *options)
+        self.guests.append(guest)
+        return guest
+
+    def ctl(self, *words):
+        """(exit status, [JSON documents])"""
+        r = subprocess.run([UPGRADECTL, "--json", "--socket", self.run / "control.sock", *map(str, words)],
+                           capture_output=True, text=True, timeout=150, check=False)
+        decoder, documents, text = json.JSONDecoder(), [], r.stdout.strip()
+        while text:
+            document, end = decoder.raw_decode(text)
+            documents.append(document)
+            text = text[end:].strip()
+        return r.returncode, documents
+
+    def upgrade(self, guest, *options):
+        """(exit status, report)"""
+        status, documents = self.ctl("upgrade", guest.name, *options)
+        return status, documents[-1] if documents else {}
+
+    def begin(self, guest, *options):
+        """An upgrade in a thread; .join() gives what upgrade() gives."""
+        attempt = Attempt(lambda: self.upgrade(guest, *options))
+        attempt.start()
+        return attempt
+
+    def workers(self):
+        """The workers of this daemon, and of those before it."""
+        found = []
+        for pid in os.listdir("/proc"):
+            if pid.isdigit():
+                try:
+                    comm = pathlib.Path(f"/proc/{pid}/comm").read_text().strip()
+                    if comm == "upgraded-worker" and alive(pid) and self.is_ours(pid):
+                        found.append(int(pid))
+                except OSError:
+                    pass
+        return found
+
+    def is_ours(self, pid):
+        """Its log is ours."""
+        return os.path.samefile(f"/proc/{pid}/fd/2", self.dir / "log")
+
+
+class Attempt(threading.Thread):
+    def __init__(self, work):
+        super().__init__(daemon=True)
+        self.work, self.result = work, None
+
+    def run(self):
+        self.result = self.work()
+
+    def join(self, timeout=150):
+        super().join(timeout)
+        if self.result is None:
+            raise TimeoutError("the upgrade does not end")
+        return self.result

@@ -9,7 +9,7 @@ size and each way of handing a guest over, medians and spread; the tail of many 
 the targets, each with what it was held against. A target for which a size is missing is not met: it says so.
 
 Times of an emulated machine are no times of hardware. Ratios, counts and how they grow are what to look at; that is
-also why the sizes are compared by way of the 64 MiB guest that was handed over right before each measurement."""
+also why a guest of each size is handed over forth and back in turn with one of 64 MiB, which sees the same noise."""
 
 import collections
 import json
@@ -40,18 +40,21 @@ def size_name(size):
 
 
 def read(path):
-    samples, tails, skipped = collections.defaultdict(list), collections.defaultdict(list), []
+    samples, tails = collections.defaultdict(list), collections.defaultdict(list)
+    flat, skipped = collections.defaultdict(list), []
     for line in path.read_text(errors="replace").splitlines():
         if not line.startswith("{"):
             continue
         row = json.loads(line)
         if row["what"] == "sample":
             samples[row["layout"], row["size"], row["variant"]].append(row)
+        elif row["what"] == "flat":
+            flat[row["layout"], row["size"]].append(row)
         elif row["what"] == "tail":
             tails["noisy" if row["noisy"] else "quiet"].append(row["ioctl_ns"])
         elif row["what"] == "skipped":
             skipped.append(row)
-    return samples, tails, skipped
+    return samples, flat, tails, skipped
 
 
 def condense(rows):
@@ -77,8 +80,8 @@ def target(name, wanted, value, met):
     return {"target": name, "wanted": wanted, "value": value, "met": bool(value is not None and met(value))}
 
 
-def targets(samples, tails):
-    large = largest(samples, TRANSFER)
+def targets(samples, flat, tails):
+    large = [row for (layout, size), rows in flat.items() if layout == "sparse" and size >= LARGE for row in rows]
     yield target("time of a transfer, 1 TiB sparse to 64 MiB", f"<= {FLAT}",
                  median(large, "ioctl_ns") / median(large, "reference_ns") if large else None, lambda value: value <= FLAT)
 
@@ -108,6 +111,9 @@ def show(result):
         print(f"{size_name(row['size']) + ' ' + row['layout']:>16} {row['variant']:20} {row['ioctl_ns']['median'] / ms:10.3f} "
               f"{row['pre_fault_ns']['median'] / ms:10.1f} {row['walk_ns']['median'] / ms:10.1f} {row['faults']['median']:8g} "
               f"{row['tables']['median']:8g}")
+    for row in result["flat"]:
+        print(f"{size_name(row['size'])} {row['layout']}: {row['ioctl_ns']['median'] / ms:.3f} ms, 64 MiB in turn with it: "
+              f"{row['reference_ns']['median'] / ms:.3f} ms ({row['ioctl_ns']['n']} transfers each)")
     for kind, tail in sorted(result["tail"].items()):
         print(f"{tail['n']} transfers, {kind}: median {tail['median'] / ms:.3f}, p99 {tail['p99'] / ms:.3f}, max {tail['max'] / ms:.3f} ms")
     for row in result["skipped"]:
@@ -121,7 +127,7 @@ def show(result):
 def main():
     if len(sys.argv) != 3:
         sys.exit(__doc__)
-    samples, tails, skipped = read(pathlib.Path(sys.argv[1]))
+    samples, flat, tails, skipped = read(pathlib.Path(sys.argv[1]))
     if not samples:
         sys.exit(f"{sys.argv[1]}: no measurement in it")
 
@@ -129,9 +135,12 @@ def main():
     result = {
         "guests": [{"layout": layout, "size": size, "variant": variant, "pages": samples[layout, size, variant][0]["pages"],
                     **condense(samples[layout, size, variant])} for layout, size, variant in order],
+        # In turn with a guest of 64 MiB, forth and back.
+        "flat": [{"layout": layout, "size": size, "ioctl_ns": spread([row["ioctl_ns"] for row in rows]),
+                  "reference_ns": spread([row["reference_ns"] for row in rows])} for (layout, size), rows in sorted(flat.items())],
         "tail": {kind: spread(values) for kind, values in tails.items()},
         "skipped": skipped,
-        "targets": list(targets(samples, tails)),
+        "targets": list(targets(samples, flat, tails)),
     }
     pathlib.Path(sys.argv[2]).write_text(json.dumps(result, indent=1) + "\n")
     show(result)

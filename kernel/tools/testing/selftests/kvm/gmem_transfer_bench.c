@@ -36,6 +36,8 @@ static const char * const variant_names[] = {
 	[DEMAND] = "no_stage2_demand",
 };
 
+#define NR_COMPARISONS	20
+
 struct guest {
 	struct gmem_vm vm;
 	u64 size;
@@ -83,6 +85,11 @@ static void settle(void)
 		if (now == before)
 			return;
 	}
+}
+
+static const char *layout_name(u64 stride)
+{
+	return stride == GMEM_PAGE_SIZE ? "dense" : "sparse";
 }
 
 static u64 nr_pages(struct guest *guest)
@@ -210,8 +217,7 @@ static void hand_over(struct guest *guest, enum variant variant, int round, u64 
 	walk2_ns = walk(guest, &faults2);
 
 	printf("{\"what\":\"sample\",\"variant\":\"%s\",\"layout\":\"%s\",\"size\":%lu,",
-	       variant_names[variant],
-	       guest->stride == GMEM_PAGE_SIZE ? "dense" : "sparse", guest->size);
+	       variant_names[variant], layout_name(guest->stride), guest->size);
 	printf("\"pages\":%lu,\"round\":%d,\"ioctl_ns\":%lu,\"pre_fault_ns\":%lu,",
 	       nr_pages(guest), round, ioctl_ns, pre_fault_ns);
 	printf("\"walk_ns\":%lu,\"walk2_ns\":%lu,\"faults\":%lu,\"faults2\":%lu,",
@@ -231,6 +237,44 @@ static u64 needed_kib(u64 size, u64 stride)
 	return (data + data / 32 + 2 * tables) / 1024 + 256 * 1024;
 }
 
+/*
+ * Forth and back in turn with the reference, which nobody has to run for: many
+ * measurements of one transfer for the price of none.
+ */
+static void compare(struct guest *ref, struct guest *guest, int round)
+{
+	struct guest *guests[2] = { ref, guest };
+	struct gmem_vm others[2];
+	u64 start, ns[2];
+	int i, j;
+
+	for (i = 0; i < 2; i++) {
+		others[i] = bench_vm_create(guests[i]->size);
+		others[i].fd = gmem_link(&others[i], guests[i]->vm.fd);
+		gmem_bind(&others[i], GMEM_SLOT, GMEM_GPA, guests[i]->size, others[i].fd, 0);
+		gmem_warm_up(&guests[i]->vm);
+	}
+
+	for (j = 0; j < NR_COMPARISONS; j++) {
+		for (i = 0; i < 2; i++) {
+			struct gmem_vm *from = j % 2 ? &others[i] : &guests[i]->vm;
+			struct gmem_vm *to = j % 2 ? &guests[i]->vm : &others[i];
+
+			start = now_ns();
+			gmem_transfer(to, from, 0);
+			ns[i] = now_ns() - start;
+		}
+		printf("{\"what\":\"flat\",\"layout\":\"%s\",\"size\":%lu,\"round\":%d,",
+		       layout_name(guest->stride), guest->size, round);
+		printf("\"ioctl_ns\":%lu,\"reference_ns\":%lu}\n", ns[1], ns[0]);
+	}
+	fflush(stdout);
+
+	/* An even number, i.e. they are back. */
+	for (i = 0; i < 2; i++)
+		gmem_vm_free(&others[i]);
+}
+
 static void bench_size(struct guest *ref, u64 size, u64 stride, int rounds)
 {
 	long available = meminfo_kib("MemAvailable:");
@@ -240,10 +284,10 @@ static void bench_size(struct guest *ref, u64 size, u64 stride, int rounds)
 
 	if (available < needed) {
 		fprintf(stderr, "SKIPPED: %lu MiB %s take %lu MiB of memory, there are %ld MiB\n",
-			size / SZ_1M, stride == GMEM_PAGE_SIZE ? "dense" : "sparse",
+			size / SZ_1M, layout_name(stride),
 			needed / 1024, available / 1024);
 		printf("{\"what\":\"skipped\",\"layout\":\"%s\",\"size\":%lu,",
-		       stride == GMEM_PAGE_SIZE ? "dense" : "sparse", size);
+		       layout_name(stride), size);
 		printf("\"needed_kib\":%lu,\"available_kib\":%ld}\n", needed, available);
 		fflush(stdout);
 		return;
@@ -251,6 +295,9 @@ static void bench_size(struct guest *ref, u64 size, u64 stride, int rounds)
 
 	guest = guest_create(size, stride);
 	for (round = 0; round < rounds; round++) {
+		settle();
+		compare(ref, &guest, round);
+
 		for (i = 0; i < NR_VARIANTS; i++) {
 			u64 reference_ns;
 

@@ -412,6 +412,16 @@ TEST_F(private, memory_is_handed_over_with_its_attributes)
 	EXPECT_EQ(gmem_guest_read(dst, GMEM_GPA + PRIVATE_SIZE), 0x1111111111111111ull);
 }
 
+TEST_F(private, attributes_are_handed_over_without_page_tables_too)
+{
+	struct gmem_vm *src = &self->src, *dst = &self->dst;
+
+	gmem_transfer(dst, src, KVM_GMEM_TRANSFER_NO_STAGE2);
+	gmem_assert_faults(dst, GMEM_GPA, PRIVATE_SIZE, GMEM_PATTERN,
+			   PRIVATE_SIZE / GMEM_PAGE_SIZE);
+	EXPECT_EQ(gmem_guest_read(dst, GMEM_GPA + PRIVATE_SIZE), 0);
+}
+
 TEST_F(private, attributes_come_back)
 {
 	struct gmem_vm *src = &self->src, *dst = &self->dst;
@@ -635,11 +645,23 @@ TEST_F(private, eopnotsupp_if_vm_types_differ)
 #define NR_MMIO_PAGES	16
 #define BUMP_SLOT	(GMEM_SLOT + 3)
 
-static void bump_generation(struct gmem_vm *g, int nr, void *mem)
+/* A generation has 18 bits in the page tables, and goes up by two with each change. */
+#define NR_GENERATIONS	BIT(18)
+
+/* Add some slot, the @index-th.  That is the next generation. */
+static void bump_generation(struct gmem_vm *g, int index, void *mem)
 {
-	while (nr--) {
-		vm_set_user_memory_region(g->vm, BUMP_SLOT, 0, SZ_2G, GMEM_PAGE_SIZE, mem);
+	vm_set_user_memory_region(g->vm, BUMP_SLOT + index, 0,
+				  SZ_2G + (u64)index * GMEM_PAGE_SIZE, GMEM_PAGE_SIZE, mem);
+}
+
+/* Add and delete a slot, which makes three of them, i.e. the next but five. */
+static void wind_generation(struct gmem_vm *g, u64 nr, void *mem)
+{
+	while (nr >= 6) {
+		bump_generation(g, 0, mem);
 		vm_set_user_memory_region(g->vm, BUMP_SLOT, 0, SZ_2G, 0, NULL);
+		nr -= 6;
 	}
 }
 
@@ -660,7 +682,7 @@ static void touch_mmio(struct gmem_vm *g, u64 gpa)
  * Each page was MMIO under another generation of the source's memslots, and is
  * looked at under another generation of the destination's.
  */
-static void test_stale_mmio(int nr_src_bumps, int nr_dst_bumps)
+static void test_stale_mmio(u64 wind, int nr_src_bumps, int nr_dst_bumps)
 {
 	const int page = GMEM_PAGE_SIZE / sizeof(u64);
 	struct gmem_vm src = gmem_vm_create(1), dst;
@@ -675,23 +697,23 @@ static void test_stale_mmio(int nr_src_bumps, int nr_dst_bumps)
 		mem[i * page] = GMEM_PATTERN + i;
 	gmem_map(&src, GMEM_GPA, GMEM_SIZE);
 
-	/* The last slot is added without anything being deleted, i.e. zapped. */
-	bump_generation(&src, nr_src_bumps, bump);
+	wind_generation(&src, wind, bump);
+	for (i = 0; i < nr_src_bumps; i++)
+		bump_generation(&src, i, bump);
 	for (i = 0; i < NR_MMIO_PAGES; i++) {
 		touch_mmio(&src, GMEM_GPA + i * GMEM_PAGE_SIZE);
-		vm_set_user_memory_region(src.vm, BUMP_SLOT + i, 0, SZ_2G + i * SZ_4K,
-					  GMEM_PAGE_SIZE, bump);
+		bump_generation(&src, nr_src_bumps + i, bump);
 	}
 	gmem_bind(&src, GMEM_SLOT, GMEM_GPA, GMEM_SIZE, src.fd, 0);
 
 	gmem_dst_create(&dst, &src, 1);
-	bump_generation(&dst, nr_dst_bumps, bump);
+	for (i = 0; i < nr_dst_bumps; i++)
+		bump_generation(&dst, i, bump);
 	gmem_transfer(&dst, &src, 0);
 	for (i = 0; i < NR_MMIO_PAGES; i++) {
 		seen = gmem_guest_read(&dst, GMEM_GPA + i * GMEM_PAGE_SIZE);
 		TEST_ASSERT(seen == GMEM_PATTERN + i, "Page %u is 0x%lx", i, seen);
-		vm_set_user_memory_region(dst.vm, BUMP_SLOT + i, 0, SZ_2G + i * SZ_4K,
-					  GMEM_PAGE_SIZE, bump);
+		bump_generation(&dst, nr_dst_bumps + i, bump);
 	}
 
 	kvm_munmap(mem, GMEM_SIZE);
@@ -704,9 +726,9 @@ TEST(memory_is_never_taken_for_mmio)
 {
 	int i;
 
-	/* The generations collide somewhere in between. */
+	/* Without further ado the generations would collide somewhere in between. */
 	for (i = 0; i < 16; i++)
-		test_stale_mmio(4, i);
+		test_stale_mmio(0, 8, i);
 }
 
 TEST(memory_is_never_taken_for_mmio_after_a_wrap)
@@ -716,8 +738,9 @@ TEST(memory_is_never_taken_for_mmio_after_a_wrap)
 	if (!slow)
 		SKIP(return, "Takes minutes, set GMEM_SLOW_TESTS");
 
-	/* A generation has 18 bits in the page tables, and an update counts two. */
-	test_stale_mmio((BIT(18) / 4) - NR_MMIO_PAGES / 4, 0);
+	/* It wraps while the pages are touched, or not quite. */
+	test_stale_mmio(NR_GENERATIONS - NR_MMIO_PAGES, 0, 0);
+	test_stale_mmio(NR_GENERATIONS - 3 * NR_MMIO_PAGES, 0, 0);
 }
 
 TEST(memory_that_went_and_came_as_mmio_is_memory_again)
@@ -981,6 +1004,9 @@ TEST_F(nested, l2_in_src_maps_nothing_anymore)
 	gmem_transfer(&self->dst, &self->src, 0);
 	EXPECT_EQ(vm_get_stat(self->src.vm, pages_4k), 0);
 	EXPECT_EQ(vm_get_stat(self->src.vm, pages_2m), 0);
+	/* L1 itself didn't touch the memory, and shadow pages aren't handed over. */
+	if (variant->tdp)
+		EXPECT_EQ(vm_get_stat(self->dst.vm, pages_4k), 0);
 }
 
 int main(int argc, char *argv[])

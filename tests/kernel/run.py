@@ -40,7 +40,7 @@ KERNELS_OWN = {
     "guest_memfd_test": (600, []),
     "pre_fault_memory_test": (600, []),
     "set_memory_region_test": (3000, []),
-    "memslot_modification_stress_test": (1800, [] if NIGHTLY else ["-i", "2"]),
+    "memslot_modification_stress_test": (1800, [] if NIGHTLY else ["-b", "64M"]),
     "dirty_log_test": (1800, [] if NIGHTLY else ["-i", "6"]),
     "mmu_stress_test": (1800, ["-m", "8", "-s", "2"] if NIGHTLY else ["-m", "2", "-s", "1"]),
 }

@@ -6,7 +6,7 @@ ASAN := build/asan
 NINJA := ninja --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help build install demo check check-unit check-testbed check-integration check-tiers bench \
+.PHONY: help build install demo check check-unit check-native check-testbed check-integration check-tiers bench \
 	kernel kernel-series check-kernel check-kernel-nightly bench-kernel testbed testbed-shell testbed-install clean
 
 help: ## this list
@@ -37,6 +37,10 @@ check: ## all tests; ends with "N passed, N failed, N skipped"
 
 check-unit: $(ASAN)/build.ninja ## the unit tests only, with the sanitizers
 	@tests/check unit
+
+check-native: ## VMMs with libupgraded: a tiny one, upgraded and killed in every phase
+	@testbed/deps build testbed kernel
+	@tests/check native
 
 check-testbed: ## the emulated host's own tests only
 	@testbed/deps build testbed

@@ -309,8 +309,13 @@ static int remember(struct context *ctx, uint64_t client, const struct process_f
 		    struct vmm **ret_vmm)
 {
 	struct vmm *old = find(ctx->native, facts->pid, facts->start_time);
-	struct vmm *v = calloc(1, sizeof(*v));
+	struct vmm *v;
 
+	if (old && old->client == client) {
+		*ret_vmm = old;
+		return 0;
+	}
+	v = calloc(1, sizeof(*v));
 	if (!v)
 		return -ENOMEM;
 	if (old) {

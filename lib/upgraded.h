@@ -263,6 +263,12 @@ struct upgraded_gmem_result {
 int upgraded_gmem_transfer(int vm, int source_vm, uint32_t flags,
 			   struct upgraded_gmem_result *ret_result);
 
+/*
+ * In verify and own: what the transfer would do, or did; for the report. @result is
+ * copied.
+ */
+void upgraded_set_result(struct upgraded *u, const struct upgraded_gmem_result *result);
+
 /* What a verdict means, for people. */
 const char *upgraded_gmem_verdict(uint32_t verdict);
 

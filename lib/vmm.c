@@ -228,6 +228,12 @@ int upgraded_set_tier(struct upgraded *u, enum upgraded_tier tier, const char *w
 	return 0;
 }
 
+void upgraded_set_result(struct upgraded *u, const struct upgraded_gmem_result *result)
+{
+	u->result = *result;
+	u->has_result = true;
+}
+
 /* ---- requests -------------------------------------------------------------- */
 
 static int on_freeze(struct upgraded *u)
@@ -415,15 +421,33 @@ static void answer_accepted(struct upgraded *u)
 	answer(u, &env, &vm, n);
 }
 
+static void fill_handover(const struct upgraded *u, Upgraded__V1__Handover *handover)
+{
+	upgraded__v1__handover__init(handover);
+	handover->slots = u->result.slots;
+	handover->matched = u->result.matched;
+	handover->tables = u->result.tables;
+	handover->zapped = u->result.zapped;
+	handover->dry_run = u->request == BODY(VMM_VERIFY);
+	handover->ownership = true;
+	if (u->result.verdict)
+		handover->error = (char *)upgraded_gmem_verdict(u->result.verdict);
+}
+
 static void answer_done(struct upgraded *u)
 {
 	Upgraded__V1__VmmDone done = UPGRADED__V1__VMM_DONE__INIT;
+	Upgraded__V1__Handover handover;
 	Envelope env = ENVELOPE_INIT;
 
 	if (u->request == BODY(VMM_FREEZE))
 		done.at_us = u->request_at_us;
 	else if (u->request == BODY(VMM_THAW) || u->request == BODY(VMM_RUN))
 		done.at_us = realtime_us();
+	if (u->has_result) {
+		fill_handover(u, &handover);
+		done.handover = &handover;
+	}
 	env.id = u->request_id;
 	env.body_case = BODY(VMM_DONE);
 	env.vmm_done = &done;
@@ -473,6 +497,7 @@ static void end_request(struct upgraded *u, int result)
 	}
 	if (u->request == BODY(VMM_ACCEPT) && result < 0)
 		free_fds(u->received, &u->n_received, true);
+	u->has_result = false;
 	closep(&u->request_fd);
 	free(u->explain);
 	u->explain = NULL;

@@ -40,6 +40,8 @@ struct upgraded {
 	size_t n_received;
 	enum upgraded_tier tier_wanted, tier;
 	char *tier_why;
+	struct upgraded_gmem_result result; /* of verify or own */
+	bool has_result;
 
 	/* The request that is being answered. */
 	Upgraded__V1__Envelope__BodyCase request; /* __NOT_SET: none */

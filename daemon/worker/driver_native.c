@@ -64,6 +64,7 @@ struct native {
 	int state;	 /* memfd */
 	int target_vm;
 	bool owned; /* the target was asked to take over the memory */
+	Envelope *handed; /* the VmmDone that says what was handed over, or would be */
 };
 
 static struct native *native_of(struct upgrade *u)
@@ -100,10 +101,14 @@ static int borrow(struct upgrade *u, struct native_link *l, const Upgraded__V1__
 	return 0;
 }
 
-/* Asks for something whose answer is VmmDone. *ret_at_us (may be NULL): what it says. */
+/*
+ * Asks for something whose answer is VmmDone. *ret_at_us (may be NULL): what it
+ * says. What it says of the memory is kept for the report.
+ */
 static int ask_done(struct upgrade *u, struct native_link *l, Envelope *request, int fd,
 		    const char *what, uint64_t *ret_at_us, struct error *err)
 {
+	struct native *n = u->vmm;
 	_cleanup_envelope_ Envelope *answer = NULL;
 	int r;
 
@@ -111,6 +116,11 @@ static int ask_done(struct upgrade *u, struct native_link *l, Envelope *request,
 	r = native_ask(l, &u->wait, request, &fd, fd >= 0, BODY(VMM_DONE), &answer, NULL, err);
 	if (r >= 0 && ret_at_us)
 		*ret_at_us = answer->vmm_done->at_us;
+	if (r >= 0 && answer->vmm_done->handover) {
+		u->handover = answer->vmm_done->handover;
+		envelope_freep(&n->handed);
+		n->handed = TAKE_PTR(answer);
+	}
 	return r;
 }
 
@@ -175,7 +185,7 @@ static int check_binary(struct upgrade *u)
 		return -ENOMEM;
 	if (stat(path, &st) == 0 && S_ISREG(st.st_mode) && (st.st_mode & 0111))
 		return 0;
-	return findings_add(&u->findings, BLOCKER, "target.binary", u->start->target_binary,
+	return findings_add(&u->findings, BLOCKER, "target.missing", u->start->target_binary,
 			    "name the VMM by --vmm, as the VM's own namespaces see it",
 			    "%s is no file that can be executed", u->start->target_binary);
 }
@@ -199,7 +209,7 @@ static int check_memory(struct upgrade *u, struct native *n, size_t *ret_gmem, s
 		if (fd->kind == KIND(MEMFD) && fcntl(n->fds.fd[i], F_GET_SEALS) < 0)
 			r = r ?: findings_add(&u->findings, BLOCKER, "memory.kind", fd->name,
 					      "offer it as what it is",
-					      "The source offers %s as a memfd, which it is not",
+					      "the source offers %s as a memfd, which it is not",
 					      fd->name);
 		if (fstat(n->fds.fd[i], &st) == 0)
 			n->memory += (uint64_t)st.st_size;
@@ -207,7 +217,7 @@ static int check_memory(struct upgrade *u, struct native *n, size_t *ret_gmem, s
 	if (!*ret_gmem && !*ret_other)
 		r = r ?: findings_add(&u->findings, BLOCKER, "memory.none", u->start->vm->name,
 				      "the VMM must offer its memory: see libupgraded(3)",
-				      "The source offers no memory that another process could map");
+				      "the source offers no memory that another process could map");
 	return r;
 }
 
@@ -236,10 +246,10 @@ static int choose_tier(struct upgrade *u, size_t gmem, size_t other, bool vm)
 	if (!why) {
 		u->tier = TIER(STAGE2);
 		return findings_add(&u->findings, NOTE, "memory.tier", "stage2", NULL,
-				    "The kernel hands the memory and its page tables over");
+				    "the kernel hands the memory and its page tables over");
 	}
 	return findings_add(&u->findings, NOTE, "memory.tier", gmem ? "gmem" : "memfd", NULL,
-			    "The memory is mapped again, not handed over by the kernel: %s", why);
+			    "the memory is mapped again, not handed over by the kernel: %s", why);
 }
 
 static int examine(struct upgrade *u, struct error *err)
@@ -268,7 +278,7 @@ static int examine(struct upgrade *u, struct error *err)
 	if (r >= 0 && n->offered->vmm_offer->state != UPGRADED__V1__VMM_STATE__VMM_RUNNING)
 		r = findings_add(&u->findings, BLOCKER, "source.state", u->start->vm->name,
 				 "look at what became of the last upgrade: upgradectl history",
-				 "The source does not run: it was stopped by an upgrade");
+				 "the source does not run: it was stopped by an upgrade");
 	if (r < 0)
 		return error_errno(err, r, "cannot examine the source");
 	u->plan = &n->plan;
@@ -394,16 +404,16 @@ static int compare(struct upgrade *u, struct native *n)
 	if (strcmp(a->machine, o->machine) != 0)
 		r = findings_add(&u->findings, BLOCKER, "target.machine-type", a->machine,
 				 "name a VMM that has the same machine",
-				 "The guest's machine is \"%s\" and would become \"%s\"", o->machine,
+				 "the guest's machine is \"%s\" and would become \"%s\"", o->machine,
 				 a->machine);
 	if (r >= 0 && a->memory != o->memory)
 		r = findings_add(&u->findings, BLOCKER, "target.memory", u->start->vm->name, NULL,
-				 "The guest has %" PRIu64 " bytes of memory and would have %" PRIu64,
+				 "the guest has %" PRIu64 " bytes of memory and would have %" PRIu64,
 				 o->memory, a->memory);
 	if (r >= 0 && a->tier < u->tier)
 		r = findings_add(&u->findings, NOTE, "memory.tier",
 				 a->tier == TIER(GMEM) ? "gmem" : "memfd", NULL,
-				 "The target uses a lower tier: %s",
+				 "the target uses a lower tier: %s",
 				 a->why[0] ? a->why : "it does not say why");
 	return r;
 }
@@ -598,7 +608,7 @@ static void reclaim(struct upgrade *u, struct native *n)
 	if (ask_done(u, &n->source, &env, n->target_vm, "the source to take its memory back", NULL,
 		     &why) < 0)
 		findings_add(&u->findings, NOTE, "memory.reclaim", u->start->vm->name, NULL,
-			     "The kernel gave the memory back when the target had ended: %s",
+			     "the kernel gave the memory back when the target had ended: %s",
 			     why.text ?: "out of memory");
 	u->wait.deadline_us = deadline;
 }
@@ -686,6 +696,8 @@ static void native_free(struct upgrade *u)
 	native_link_close(&n->target);
 	envelope_freep(&n->offered);
 	envelope_freep(&n->accepted);
+	u->handover = NULL;
+	envelope_freep(&n->handed);
 	scm_fds_close(&n->fds);
 	strv_freep(&n->argv);
 	free(n->binary);

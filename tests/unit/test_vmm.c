@@ -370,6 +370,20 @@ static void a_vmm_without_what_must_be_there_is_refused(void **state)
 	upgraded_free(NULL);
 }
 
+/* A program that was built with this header must go on to work with later libraries. */
+static void structs_have_the_sizes_that_programs_were_built_with(void **state)
+{
+	assert_int_equal(sizeof(struct upgraded_ops), 11 * sizeof(void *));
+	assert_int_equal(offsetof(struct upgraded_ops, freeze), sizeof(void *));
+	assert_int_equal(offsetof(struct upgraded_ops, finish), 10 * sizeof(void *));
+	assert_int_equal(sizeof(struct upgraded_gmem_result), 40);
+	assert_int_equal(offsetof(struct upgraded_gmem_result, verdict), 32);
+	assert_int_equal(UPGRADED_DEVICE, 4);
+	assert_int_equal(UPGRADED_TIER_STAGE2, 3);
+	assert_int_equal(UPGRADED_OWNER, 6);
+	assert_int_equal(UPGRADED_LATER, 1);
+}
+
 static void offers_are_unique_and_bounded(void **state)
 {
 	struct fixture *f = *state;
@@ -759,6 +773,7 @@ int main(void)
 #define SOURCE(t) cmocka_unit_test_setup_teardown(t, setup_source, teardown)
 #define TARGET(t) cmocka_unit_test_setup_teardown(t, setup_target, teardown)
 		cmocka_unit_test(a_vmm_without_what_must_be_there_is_refused),
+		cmocka_unit_test(structs_have_the_sizes_that_programs_were_built_with),
 		SOURCE(offers_are_unique_and_bounded),
 		SOURCE(a_source_freezes_and_thaws),
 		SOURCE(a_source_that_cannot_freeze_goes_on_and_says_why),

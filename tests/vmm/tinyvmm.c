@@ -681,6 +681,8 @@ static int on_verify(struct upgraded *u, void *userdata)
 				 strerror(-r), result.matched, result.slots,
 				 (unsigned long long)result.gpa,
 				 upgraded_gmem_verdict(result.verdict));
+	else
+		upgraded_set_result(u, &result);
 	return r;
 }
 
@@ -752,6 +754,7 @@ static int on_own(struct upgraded *u, void *userdata)
 		if (r < 0)
 			return r;
 		vm->proof->tables = result.tables;
+		upgraded_set_result(u, &result);
 	}
 	return fault_at(vm->fault, "target", "owned");
 }

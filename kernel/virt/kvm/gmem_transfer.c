@@ -43,6 +43,7 @@
 #include <linux/file.h>
 #include <linux/folio_batch.h>
 #include <linux/kvm_host.h>
+#include <linux/memcontrol.h>
 #include <linux/mm.h>
 #include <linux/pagemap.h>
 #include <linux/sort.h>
@@ -728,6 +729,51 @@ static int kvm_gmem_trylock_vcpus(struct kvm *kvm)
 	return kvm_trylock_all_vcpus(kvm) ? -EBUSY : 0;
 }
 
+static struct obj_cgroup_pool *kvm_gmem_charges(struct kvm_gmem_transfer_ctx *ctx,
+						int i)
+{
+	return GMEM_I(ctx->inodes[i].inode)->charges;
+}
+
+/*
+ * Charge the memory that is to change hands to the memory cgroup of the new
+ * owner, while that can still be refused.  Taking a transfer back can't be: the
+ * memory was charged there before.  The source's slots_lock keeps anybody else
+ * from moving the same charges, see kvm_gmem_release().
+ */
+static int kvm_gmem_memcg_prepare(struct kvm_gmem_transfer_ctx *ctx)
+{
+	int i;
+
+	for (i = 0; i < ctx->nr_inodes; i++) {
+		if (obj_cgroup_pool_prepare_move(kvm_gmem_charges(ctx, i),
+						 ctx->dst->mm, ctx->stage2.reverse))
+			break;
+	}
+	if (i == ctx->nr_inodes)
+		return 0;
+
+	while (i--)
+		obj_cgroup_pool_cancel_move(kvm_gmem_charges(ctx, i));
+	return -EDQUOT;
+}
+
+static void kvm_gmem_memcg_cancel(struct kvm_gmem_transfer_ctx *ctx)
+{
+	int i;
+
+	for (i = 0; i < ctx->nr_inodes; i++)
+		obj_cgroup_pool_cancel_move(kvm_gmem_charges(ctx, i));
+}
+
+static void kvm_gmem_memcg_commit(struct kvm_gmem_transfer_ctx *ctx)
+{
+	int i;
+
+	for (i = 0; i < ctx->nr_inodes; i++)
+		obj_cgroup_pool_commit_move(kvm_gmem_charges(ctx, i));
+}
+
 /* With all locks held: from here on, nothing fails. */
 static void kvm_gmem_change_owner(struct kvm_gmem_transfer_ctx *ctx)
 {
@@ -781,6 +827,7 @@ static int __kvm_gmem_transfer(struct kvm_gmem_transfer_ctx *ctx)
 	if (r < 0)
 		return r;
 	reverse = r;
+	ctx->stage2.reverse = reverse;
 	if (reverse)
 		ctx->flags |= KVM_GMEM_TRANSFER_REQUIRE_ALL;
 
@@ -811,35 +858,39 @@ static int __kvm_gmem_transfer(struct kvm_gmem_transfer_ctx *ctx)
 		h->attributes_swapped = ctx->swap_attributes;
 	}
 
+	r = kvm_gmem_memcg_prepare(ctx);
+	if (r)
+		goto out;
+
+	r = kvm_gmem_copy_attributes(ctx);
+	if (r)
+		goto out_uncharge;
+
 	/*
 	 * Zap what can't move.  That takes its time, and there are no vCPUs that
 	 * could fault in anything new.
 	 */
 	r = kvm_arch_gmem_transfer_prepare(dst, src, &ctx->stage2);
 	if (r)
-		goto out;
-
-	r = kvm_gmem_copy_attributes(ctx);
-	if (r)
-		goto out;
+		goto out_attributes;
 
 	for (i = 0; i < ctx->nr_inodes; i++)
 		down_write_nest_lock(&ctx->inodes[i].inode->i_mapping->invalidate_lock,
 				     &src->slots_lock);
 
 	r = kvm_arch_gmem_transfer_commit(dst, src, &ctx->stage2);
-	if (!r)
+	if (!r) {
+		kvm_gmem_memcg_commit(ctx);
 		kvm_gmem_change_owner(ctx);
+	}
 
 	for (i = ctx->nr_inodes - 1; i >= 0; i--) {
 		if (!r)
 			ihold(ctx->inodes[i].inode);
 		filemap_invalidate_unlock(ctx->inodes[i].inode->i_mapping);
 	}
-	if (r) {
-		kvm_gmem_uncopy_attributes(ctx);
-		goto out;
-	}
+	if (r)
+		goto out_attributes;
 
 	if (ctx->swap_attributes || ctx->copied_attributes)
 		kvm_arch_gmem_attributes_moved(dst);
@@ -856,6 +907,12 @@ static int __kvm_gmem_transfer(struct kvm_gmem_transfer_ctx *ctx)
 out:
 	kfree(h);
 	return r;
+
+out_attributes:
+	kvm_gmem_uncopy_attributes(ctx);
+out_uncharge:
+	kvm_gmem_memcg_cancel(ctx);
+	goto out;
 }
 
 static int kvm_gmem_transfer_locked(struct kvm_gmem_transfer_ctx *ctx)

@@ -32,6 +32,7 @@
 
 #include <linux/delay.h>
 #include <linux/kvm_host.h>
+#include <linux/memcontrol.h>
 #include <linux/workqueue.h>
 
 #include "mmu.h"
@@ -157,9 +158,15 @@ static int kvm_gmem_alloc_headers(struct list_head *headers, int nr)
 int kvm_arch_gmem_transfer_prepare(struct kvm *dst, struct kvm *src,
 				   struct kvm_gmem_stage2 *stage2)
 {
-	int nr_roots;
+	int nr_roots, r;
 
 	INIT_LIST_HEAD(&stage2->spare);
+
+	/* Page tables are charged like the memory that they map. */
+	if (!stage2->drop &&
+	    obj_cgroup_pool_prepare_move(src->arch.tdp_mmu_charges, dst->mm,
+					 stage2->reverse))
+		return -EDQUOT;
 
 	kvm_gmem_unload_vcpus(dst);
 	kvm_gmem_unload_vcpus(src);
@@ -182,7 +189,24 @@ int kvm_arch_gmem_transfer_prepare(struct kvm *dst, struct kvm *src,
 	kvm_tdp_mmu_zap_invalidated_roots(src, true);
 	kvm_tdp_mmu_zap_outside(src, stage2->spans, stage2->nr_spans);
 
-	return kvm_gmem_alloc_headers(&stage2->spare, nr_roots);
+	r = kvm_gmem_alloc_headers(&stage2->spare, nr_roots);
+	if (r)
+		obj_cgroup_pool_cancel_move(src->arch.tdp_mmu_charges);
+	return r;
+}
+
+/*
+ * The page tables have changed the VM.  What they are charged to goes with them,
+ * in exchange for that of the destination, whose page tables are on their way
+ * out.  Nobody allocates page tables for either VM at the moment.
+ */
+static void kvm_gmem_move_charges(struct kvm *dst, struct kvm *src)
+{
+	lockdep_assert_held(&dst->slots_lock);
+	lockdep_assert_held(&src->slots_lock);
+
+	obj_cgroup_pool_commit_move(src->arch.tdp_mmu_charges);
+	swap(src->arch.tdp_mmu_charges, dst->arch.tdp_mmu_charges);
 }
 
 /*
@@ -246,17 +270,23 @@ int kvm_arch_gmem_transfer_commit(struct kvm *dst, struct kvm *src,
 	if (stage2->drop || !kvm_gmem_skip_mmio_generations(dst, src)) {
 		kvm_gmem_drop_roots(src);
 		stage2->zapped = stage2->nr_leafs;
+		obj_cgroup_pool_cancel_move(src->arch.tdp_mmu_charges);
 		return 0;
 	}
 
 	for (tries = 0; tries < KVM_GMEM_MOVE_TRIES; tries++) {
 		r = kvm_gmem_move_roots(dst, src, stage2);
 		if (r != -EAGAIN)
-			return r < 0 ? r : 0;
+			break;
 
 		usleep_range(KVM_GMEM_MOVE_DELAY_US, 5 * KVM_GMEM_MOVE_DELAY_US);
 	}
-	return -EAGAIN;
+	if (r < 0) {
+		obj_cgroup_pool_cancel_move(src->arch.tdp_mmu_charges);
+		return r;
+	}
+	kvm_gmem_move_charges(dst, src);
+	return 0;
 }
 
 void kvm_arch_gmem_transfer_finish(struct kvm_gmem_stage2 *stage2)

@@ -47,7 +47,8 @@ clean_up() {
 	rm -rf "$scratch"
 	return "$status"
 }
-attend() { "$@" & wait $!; }
+# It ends with this script even if that is killed: what went on would hold the lock for as long as it takes.
+attend() { setpriv --pdeathsig TERM -- "$@" & wait $!; }
 
 # still WORDS: a sign of life every minute, in the background, until this script ends.
 still() {

@@ -449,6 +449,12 @@ static int handle_forget(struct context *ctx, const struct requester *from,
 		error_hint(err, "try again when it has ended");
 		return -EBUSY;
 	}
+	if (vm->pidfd >= 0 && !strcmp(vm->pb->driver, "native")) {
+		error_set(err, -EBUSY, "%s is known because its process %d registers itself",
+			  request->name, vm->pb->process->pid);
+		error_hint(err, "end that process first");
+		return -EBUSY;
+	}
 	log_vm(LOG_NOTICE, request->name, 0, "forgotten");
 	registry_remove(vm);
 	server_reply_ack(ctx->server, from);

@@ -281,6 +281,7 @@ static int examine(struct upgrade *u, struct error *err)
 				 "the source does not run: it was stopped by an upgrade");
 	if (r < 0)
 		return error_errno(err, r, "cannot examine the source");
+	n->plan.tier = u->tier;
 	u->plan = &n->plan;
 	return 0;
 }
@@ -527,6 +528,7 @@ static int run(struct upgrade *u, struct error *err)
 	/* A second worker finds the source held, or not: it must not run, ever. */
 	if (!u->plan) {
 		u->plan = u->start->plan;
+		u->tier = u->plan ? u->plan->tier : u->tier;
 		u->wait.source = -EBADF;
 		u->wait.target = u->target_pidfd;
 		r = hold_end(&u->wait, u->source_pidfd, "the source", err);
@@ -624,6 +626,8 @@ static int undo(struct upgrade *u, struct error *err)
 		return -ENOMEM;
 	u->wait.source = u->source_pidfd;
 	u->wait.target = -EBADF;
+	if (!u->plan && u->start->plan)
+		u->tier = u->start->plan->tier;
 	if (n->owned && u->tier == TIER(STAGE2) && n->target_vm >= 0 &&
 	    !wait_ended(u->target_pidfd, 0))
 		reclaim(u, n);

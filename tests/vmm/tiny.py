@@ -225,6 +225,11 @@ class Host:
                                         "--worker", WORKER, *self.options], stdin=subprocess.DEVNULL,
                                        stdout=self.log, stderr=self.log)
         wait_until(lambda: self.ctl("list")[0] == 0, 30, "upgraded listens")
+        begin = time.monotonic()
+        self.workers()
+        self.ctl("list")
+        # How long a mishap is held open, so that this process comes to do something meanwhile.
+        self.hold_ms = int(min(max(300, 10000 * (time.monotonic() - begin)), 4000))
 
     def words(self):
         return (self.dir / "log").read_text()[-4000:]

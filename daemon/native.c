@@ -255,9 +255,9 @@ static int may_be(struct context *ctx, const Upgraded__V1__VmmRegister *reg,
 	}
 	if (vm && vm->upgrade) {
 		target = upgrade_target(vm->upgrade);
-		/* Registered before its worker said who it is: the worker asks for it by process. */
-		if (target ? is_process(target, facts)
-			   : reg->upgrade_id == upgrade_id(vm->upgrade))
+		/* Registered before its worker said who it is: the worker asks for it by process.
+		 */
+		if (target ? is_process(target, facts) : reg->upgrade_id == upgrade_id(vm->upgrade))
 			return 0;
 		return taken(reg->name, vm, err);
 	}
@@ -293,8 +293,8 @@ static int enter(struct context *ctx, const Upgraded__V1__VmmRegister *reg,
 				 err);
 		if (r < 0)
 			return r;
-		log_vm(LOG_NOTICE, reg->name, 0, "registered by process %d, %s %s",
-		       (int)facts->pid, facts->binary, reg->version);
+		log_vm(LOG_NOTICE, reg->name, 0, "registered by process %d, %s %s", (int)facts->pid,
+		       facts->binary, reg->version);
 	}
 	if (message_set_string(&found->version, reg->version) < 0 ||
 	    message_set_string(&found->machine, reg->machine) < 0)

@@ -22,8 +22,8 @@
 #include <sys/socket.h>
 #include <time.h>
 
-#define QUEUE_PACKETS_MAX   256
-#define HELLO_TIMEOUT_US    (10 * 1000000ULL)
+#define QUEUE_PACKETS_MAX 256
+#define HELLO_TIMEOUT_US  (10 * 1000000ULL)
 
 #ifndef SO_PEERPIDFD
 #define SO_PEERPIDFD 77

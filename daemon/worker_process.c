@@ -46,8 +46,7 @@ struct worker_process {
 
 static void kill_worker(struct worker_process *w, const char *why)
 {
-	log_vm(LOG_ERR, w->vm, w->upgrade_id,
-	       "worker %d %s, killed", (int)w->pid, why);
+	log_vm(LOG_ERR, w->vm, w->upgrade_id, "worker %d %s, killed", (int)w->pid, why);
 	if (pidfd_send_signal(w->pidfd, SIGKILL, NULL, 0) < 0 && errno != ESRCH)
 		log_line(LOG_ERR, "cannot kill worker %d: %m", (int)w->pid);
 }

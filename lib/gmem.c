@@ -14,7 +14,7 @@
 #include <sys/ioctl.h>
 #include <time.h>
 
-#define SLOTS_MAX     64
+#define SLOTS_MAX      64
 #define RETRY_LIMIT_MS 500
 
 bool upgraded_gmem_supported(int kvm)
@@ -106,5 +106,5 @@ const char *upgraded_gmem_verdict(uint32_t verdict)
 	};
 
 	return verdict < sizeof(text) / sizeof(text[0]) ? text[verdict]
-							 : "a verdict that is not known here";
+							: "a verdict that is not known here";
 }

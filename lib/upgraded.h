@@ -42,7 +42,7 @@ extern "C" {
 #define UPGRADED_DEFAULT_SOCKET "/run/upgraded/vmm.sock"
 
 /* How many descriptors a VM can offer, and how long their names can be. */
-#define UPGRADED_FDS_MAX	 250
+#define UPGRADED_FDS_MAX     250
 #define UPGRADED_FD_NAME_MAX 64
 
 struct upgraded;

@@ -320,8 +320,8 @@ static const struct request *find_request(Upgraded__V1__Envelope__BodyCase body)
 static const char *state_name(enum upgraded_state state)
 {
 	static const char *const names[] = {
-		[UPGRADED_RUNNING] = "runs",	   [UPGRADED_FROZEN] = "is frozen",
-		[UPGRADED_EMPTY] = "is empty",	   [UPGRADED_ACCEPTED] = "has its memory",
+		[UPGRADED_RUNNING] = "runs",	  [UPGRADED_FROZEN] = "is frozen",
+		[UPGRADED_EMPTY] = "is empty",	  [UPGRADED_ACCEPTED] = "has its memory",
 		[UPGRADED_LOADED] = "has loaded", [UPGRADED_OWNER] = "owns its memory",
 	};
 
@@ -361,8 +361,7 @@ static int fill_offer(struct upgraded *u, Upgraded__V1__VmmOffer *offer,
 	if (!list)
 		return -ENOMEM;
 	for (size_t i = 0; i < u->n_offered; i++) {
-		Upgraded__V1__VmmFd *fd =
-			(Upgraded__V1__VmmFd *)(list + u->n_offered + 1) + i;
+		Upgraded__V1__VmmFd *fd = (Upgraded__V1__VmmFd *)(list + u->n_offered + 1) + i;
 
 		upgraded__v1__vmm_fd__init(fd);
 		fd->name = u->offered[i].name;
@@ -463,16 +462,15 @@ static void end_of_target(struct upgraded *u)
 
 static void answer_failure(struct upgraded *u, int code)
 {
-	_cleanup_free_ char *text = NULL;
-	const char *why = u->explain ?: strerror(-code);
+	/* Its own copy: thaw may have something to explain as well. */
+	_cleanup_free_ char *why = strdup(u->explain ?: strerror(-code));
 
 	if (u->request == BODY(VMM_FREEZE))
 		(void)u->ops.thaw(u, u->userdata);
-	if (asprintf(&text, "%s", why) < 0)
-		text = NULL;
 	error_clear(&u->err);
-	error_set(&u->err, code, "%s", why);
-	answer_error(u, u->request_id, UPGRADED__V1__ERROR_CODE__ERROR_INTERNAL, text ?: "");
+	error_set(&u->err, code, "%s", why ?: "out of memory");
+	answer_error(u, u->request_id, UPGRADED__V1__ERROR_CODE__ERROR_INTERNAL,
+		     why ?: "out of memory");
 }
 
 /* The callback has done its work, now or by upgraded_complete(). */
@@ -525,8 +523,7 @@ static int receive_offer(struct upgraded *u, const Upgraded__V1__VmmAccept *acce
 	for (size_t i = 0; i < offer->n_fd; i++) {
 		struct vmm_fd item = { .kind = (enum upgraded_kind)offer->fd[i]->kind };
 
-		if (!good_name(offer->fd[i]->name, UPGRADED_FD_NAME_MAX) ||
-		    !good_kind(item.kind) ||
+		if (!good_name(offer->fd[i]->name, UPGRADED_FD_NAME_MAX) || !good_kind(item.kind) ||
 		    find_fd(u->received, u->n_received, offer->fd[i]->name))
 			return -EPROTO;
 		item.name = strdup(offer->fd[i]->name);

@@ -46,11 +46,11 @@ struct upgraded {
 	/* The request that is being answered. */
 	Upgraded__V1__Envelope__BodyCase request; /* __NOT_SET: none */
 	uint64_t request_id;
-	uint64_t request_at_us; /* CLOCK_REALTIME */
+	uint64_t request_at_us;	     /* CLOCK_REALTIME */
 	uint64_t request_connection; /* over which it came */
 	int request_fd;
-	bool later;	/* by upgraded_complete() */
-	char *explain;	/* why it is about to fail */
+	bool later;    /* by upgraded_complete() */
+	char *explain; /* why it is about to fail */
 
 	/* The connection: vmm_link.c. */
 	char *path;

@@ -259,8 +259,9 @@ int vmm_link_step(struct upgraded *u, Envelope **ret_request, struct scm_fds *re
 		return 0;
 	if (r < 0) {
 		error_clear(&u->err);
-		error_errno(&u->err, r, r == -ENOTCONN ? "the daemon went away"
-						       : "cannot read from the daemon");
+		error_errno(&u->err, r,
+			    r == -ENOTCONN ? "the daemon went away"
+					   : "cannot read from the daemon");
 		vmm_link_lost(u);
 		return 1;
 	}

@@ -63,7 +63,7 @@ struct native {
 	uint64_t memory; /* bytes of the offered memory, as their fds say */
 	int state;	 /* memfd */
 	int target_vm;
-	bool owned; /* the target was asked to take over the memory */
+	bool owned;	  /* the target was asked to take over the memory */
 	Envelope *handed; /* the VmmDone that says what was handed over, or would be */
 };
 
@@ -207,17 +207,22 @@ static int check_memory(struct upgrade *u, struct native *n, size_t *ret_gmem, s
 			continue;
 		(*(fd->kind == KIND(GMEM) ? ret_gmem : ret_other))++;
 		if (fd->kind == KIND(MEMFD) && fcntl(n->fds.fd[i], F_GET_SEALS) < 0)
-			r = r ?: findings_add(&u->findings, BLOCKER, "memory.kind", fd->name,
-					      "offer it as what it is",
-					      "the source offers %s as a memfd, which it is not",
-					      fd->name);
+			r = r
+				    ?: findings_add(
+					       &u->findings, BLOCKER, "memory.kind", fd->name,
+					       "offer it as what it is",
+					       "the source offers %s as a memfd, which it is not",
+					       fd->name);
 		if (fstat(n->fds.fd[i], &st) == 0)
 			n->memory += (uint64_t)st.st_size;
 	}
 	if (!*ret_gmem && !*ret_other)
-		r = r ?: findings_add(&u->findings, BLOCKER, "memory.none", u->start->vm->name,
-				      "the VMM must offer its memory: see libupgraded(3)",
-				      "the source offers no memory that another process could map");
+		r = r
+			    ?: findings_add(&u->findings, BLOCKER, "memory.none",
+					    u->start->vm->name,
+					    "the VMM must offer its memory: see libupgraded(3)",
+					    "the source offers no memory that another process "
+					    "could map");
 	return r;
 }
 
@@ -359,8 +364,8 @@ static int hand_over(struct upgrade *u, struct native *n, struct error *err)
 	if (r < 0)
 		return r;
 	if (fds.n > 1)
-		return error_set(err, -EPROTO, "the target sent %zu descriptors where its VM was due",
-				 fds.n);
+		return error_set(err, -EPROTO,
+				 "the target sent %zu descriptors where its VM was due", fds.n);
 	n->target_vm = scm_fds_take(&fds, 0);
 	return 0;
 }
@@ -405,11 +410,12 @@ static int compare(struct upgrade *u, struct native *n)
 	if (strcmp(a->machine, o->machine) != 0)
 		r = findings_add(&u->findings, BLOCKER, "target.machine-type", a->machine,
 				 "name a VMM that has the same machine",
-				 "the guest's machine is \"%s\" and would become \"%s\"", o->machine,
-				 a->machine);
+				 "the guest's machine is \"%s\" and would become \"%s\"",
+				 o->machine, a->machine);
 	if (r >= 0 && a->memory != o->memory)
 		r = findings_add(&u->findings, BLOCKER, "target.memory", u->start->vm->name, NULL,
-				 "the guest has %" PRIu64 " bytes of memory and would have %" PRIu64,
+				 "the guest has %" PRIu64
+				 " bytes of memory and would have %" PRIu64,
 				 o->memory, a->memory);
 	if (r >= 0 && a->tier < u->tier)
 		r = findings_add(&u->findings, NOTE, "memory.tier",

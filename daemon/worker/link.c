@@ -82,8 +82,8 @@ static int ask(struct waiter *w, Envelope *request, const int *fds, size_t n, co
 			return error_set(err, -EBADMSG, "the daemon only acknowledged %s", what);
 		case UPGRADED__V1__ENVELOPE__BODY_VMM_LENT:
 			if (!ret_fd || got.n != 1)
-				return error_set(err, -EBADMSG, "the daemon answered %s with vmm_lent",
-						 what);
+				return error_set(err, -EBADMSG,
+						 "the daemon answered %s with vmm_lent", what);
 			*ret_fd = scm_fds_take(&got, 0);
 			return 0;
 		case UPGRADED__V1__ENVELOPE__BODY_WORKER_ABORT:
@@ -140,8 +140,9 @@ static int wait_for_verdict(struct waiter *w, struct error *err)
 			continue;
 		if (r < 0) {
 			w->orphaned = true;
-			return error_set(err, -EOWNERDEAD,
-					 "the daemon died before it said whether COMMIT is written");
+			return error_set(
+				err, -EOWNERDEAD,
+				"the daemon died before it said whether COMMIT is written");
 		}
 		if (answer->id != w->asked)
 			continue;

@@ -52,9 +52,9 @@ static int look_at(const struct native_link *l, const Envelope *request, const E
 	if (answer->id != request->id)
 		return 0;
 	if (answer->body_case == UPGRADED__V1__ENVELOPE__BODY_ERROR)
-		return error_set(err, -EREMOTEIO, "%s could not do %s: %s", l->who,
-				 envelope_name(request),
-				 answer->error->text[0] ? answer->error->text : "it does not say why");
+		return error_set(
+			err, -EREMOTEIO, "%s could not do %s: %s", l->who, envelope_name(request),
+			answer->error->text[0] ? answer->error->text : "it does not say why");
 	if (answer->body_case != expected || (n_fds && !fds_due) || answer->batches_left)
 		return error_set(err, -EPROTO, "%s answered %s with %s and %zu descriptors", l->who,
 				 envelope_name(request), envelope_name(answer), n_fds);

@@ -13,7 +13,10 @@ struct native_link {
 	uint64_t id;	 /* of the last request */
 };
 
-#define NATIVE_LINK_INIT(name) { .sock = -EBADF, .who = (name) }
+#define NATIVE_LINK_INIT(name)                \
+	{                                     \
+		.sock = -EBADF, .who = (name) \
+	}
 
 /*
  * Takes @sock. Answers to an earlier worker may still arrive on it: requests

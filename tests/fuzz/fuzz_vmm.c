@@ -83,8 +83,12 @@ static int on_run(struct upgraded *u, void *userdata)
 }
 
 static const struct upgraded_ops ops = {
-	.size = sizeof(ops), .freeze = on_freeze, .thaw = on_thaw,
-	.accept = on_accept, .load = on_load, .run = on_run,
+	.size = sizeof(ops),
+	.freeze = on_freeze,
+	.thaw = on_thaw,
+	.accept = on_accept,
+	.load = on_load,
+	.run = on_run,
 };
 
 /* A connection that has been greeted. */

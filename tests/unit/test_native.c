@@ -57,7 +57,8 @@ static int setup(void **state)
 	if (sd_event_new(&f->ctx.event) < 0 ||
 	    registry_open(f->ctx.event, f->vms, on_gone, NULL, &f->ctx.registry, NULL) < 0 ||
 	    native_new(&f->ctx.native, NULL) < 0 ||
-	    server_new(f->ctx.event, control_request, native_closed, &f->ctx, &f->ctx.server, NULL) < 0)
+	    server_new(f->ctx.event, control_request, native_closed, &f->ctx, &f->ctx.server,
+		       NULL) < 0)
 		return -1;
 	fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (bind(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0 || listen(fd, 8) < 0 ||
@@ -134,7 +135,8 @@ static int connect_to(struct fixture *f)
 	return fd;
 }
 
-static void send_register(int sock, const char *name, uint64_t upgrade, Upgraded__V1__VmmState state)
+static void send_register(int sock, const char *name, uint64_t upgrade,
+			  Upgraded__V1__VmmState state)
 {
 	Upgraded__V1__VmmRegister reg = UPGRADED__V1__VMM_REGISTER__INIT;
 	Envelope env = ENVELOPE_INIT;
@@ -188,7 +190,8 @@ static void add_other(struct fixture *f, const char *name, const char *driver)
 		_exit(0);
 	}
 	assert_int_equal(process_read(f->child, &facts, NULL), 0);
-	assert_int_equal(registry_add(f->ctx.registry, name, driver, "none", "", &facts, "", &vm, NULL), 0);
+	assert_int_equal(
+		registry_add(f->ctx.registry, name, driver, "none", "", &facts, "", &vm, NULL), 0);
 }
 
 static void a_vmm_is_the_process_that_connects(void **state)
@@ -268,7 +271,8 @@ static void names_are_checked(void **state)
 	struct fixture *f = *state;
 
 	for (size_t i = 0; i < ARRAY_SIZE(names); i++)
-		assert_int_equal(try_register(f, names[i], 0, STATE(RUNNING)), ERROR_CODE(BAD_REQUEST));
+		assert_int_equal(try_register(f, names[i], 0, STATE(RUNNING)),
+				 ERROR_CODE(BAD_REQUEST));
 }
 
 static void only_a_vmms_words_are_heard(void **state)

@@ -72,8 +72,8 @@ static void answer(struct fixture *f, uint64_t id, Upgraded__V1__Envelope__BodyC
 	assert_int_equal(wire_send(f->vmm, &env, fds, n), 0);
 }
 
-static int ask(struct fixture *f, Upgraded__V1__Envelope__BodyCase expected, struct scm_fds *ret_fds,
-	       struct error *err)
+static int ask(struct fixture *f, Upgraded__V1__Envelope__BodyCase expected,
+	       struct scm_fds *ret_fds, struct error *err)
 {
 	_cleanup_envelope_ Envelope *got = NULL;
 	Upgraded__V1__VmmThaw thaw = UPGRADED__V1__VMM_THAW__INIT;

@@ -65,6 +65,8 @@ static int on_thaw(struct upgraded *u, void *userdata)
 	struct fixture *f = userdata;
 
 	strcat(f->calls, "thaw ");
+	if (f->why)
+		upgraded_explain(u, "this is no reason");
 	return 0;
 }
 
@@ -98,10 +100,10 @@ static int on_load(struct upgraded *u, int state, void *userdata)
 	return called(userdata, "load");
 }
 
-#define CALLBACK(name)                                          \
+#define CALLBACK(name)                                           \
 	static int on_##name(struct upgraded *u, void *userdata) \
-	{                                                       \
-		return called(userdata, #name);                 \
+	{                                                        \
+		return called(userdata, #name);                  \
 	}
 CALLBACK(quit)
 CALLBACK(verify)
@@ -110,9 +112,17 @@ CALLBACK(run)
 CALLBACK(finish)
 
 static const struct upgraded_ops ops = {
-	.size = sizeof(ops), .freeze = on_freeze, .reclaim = on_reclaim, .thaw = on_thaw,
-	.quit = on_quit, .accept = on_accept, .verify = on_verify, .load = on_load,
-	.own = on_own, .run = on_run, .finish = on_finish,
+	.size = sizeof(ops),
+	.freeze = on_freeze,
+	.reclaim = on_reclaim,
+	.thaw = on_thaw,
+	.quit = on_quit,
+	.accept = on_accept,
+	.verify = on_verify,
+	.load = on_load,
+	.own = on_own,
+	.run = on_run,
+	.finish = on_finish,
 };
 
 /* ---- the daemon ---- */
@@ -478,7 +488,10 @@ static void a_target_becomes_a_source(void **state)
 static void what_is_not_due_changes_nothing(void **state)
 {
 	static const Upgraded__V1__Envelope__BodyCase plain[] = {
-		BODY(VMM_QUIT), BODY(VMM_VERIFY), BODY(VMM_OWN), BODY(VMM_FINISH),
+		BODY(VMM_QUIT),
+		BODY(VMM_VERIFY),
+		BODY(VMM_OWN),
+		BODY(VMM_FINISH),
 	};
 	struct fixture *f = *state;
 	bool target = upgraded_is_target(f->u);

@@ -38,13 +38,13 @@
 #include <time.h>
 #include <unistd.h>
 
-#define VERSION	      "1.0"
-#define STATE_MAGIC   0x31796e6974ULL
-#define CODE_GPA      0x1000
-#define PAGES_GPA     0x100000
-#define PORT	      0x10
-#define KICK	      SIGUSR1
-#define UNPARK_MS     2000
+#define VERSION	    "1.0"
+#define STATE_MAGIC 0x31796e6974ULL
+#define CODE_GPA    0x1000
+#define PAGES_GPA   0x100000
+#define PORT	    0x10
+#define KICK	    SIGUSR1
+#define UNPARK_MS   2000
 
 /*
  * edi: the first page; esi: how many; ebp: the last round; ebx: errors. There is
@@ -128,11 +128,11 @@ struct vm {
 	bool irqchip, memfd;
 
 	int kvm, fd;
-	int ram_fd;		/* memfd, guest_memfd, or a view of one */
-	bool gmem;		/* it is one of the latter two */
-	bool bound;		/* and the memslot is bound to it */
+	int ram_fd; /* memfd, guest_memfd, or a view of one */
+	bool gmem;  /* it is one of the latter two */
+	bool bound; /* and the memslot is bound to it */
 	char *ram;
-	int source_vm;		/* stage2: whose memory we take over */
+	int source_vm; /* stage2: whose memory we take over */
 	int proof_fd;
 	struct proof *proof;
 	struct vcpu vcpu[VCPUS_MAX];
@@ -158,7 +158,6 @@ struct state {
 	uint64_t magic;
 	uint64_t n_vcpus;
 	uint64_t irqchip;
-	struct kvm_clock_data clock;
 	struct kvm_irqchip chip[3];
 	struct vcpu_state vcpu[VCPUS_MAX];
 };
@@ -255,8 +254,7 @@ static bool look_at_exit(struct vcpu *v, int r)
 		return false;
 	}
 	v->unfinished = true;
-	proof_tick(vm->proof, v->index,
-		   *(uint32_t *)((char *)v->run + v->run->io.data_offset));
+	proof_tick(vm->proof, v->index, *(uint32_t *)((char *)v->run + v->run->io.data_offset));
 	return true;
 }
 
@@ -429,8 +427,13 @@ static int make_ram(struct vm *vm)
 
 static struct kvm_segment flat(uint16_t selector, uint8_t type)
 {
-	return (struct kvm_segment){ .limit = ~0U, .selector = selector, .type = type,
-				     .present = 1, .db = 1, .s = 1, .g = 1 };
+	return (struct kvm_segment){ .limit = ~0U,
+				     .selector = selector,
+				     .type = type,
+				     .present = 1,
+				     .db = 1,
+				     .s = 1,
+				     .g = 1 };
 }
 
 static int boot_vcpu(struct vm *vm, struct vcpu *v)
@@ -508,7 +511,8 @@ static int boot(struct vm *vm)
 static int save_vcpu(struct vm *vm, struct vcpu *v, struct vcpu_state *s)
 {
 	s->epoch = v->epoch;
-	if (ioctl(v->fd, KVM_GET_REGS, &s->regs) < 0 || ioctl(v->fd, KVM_GET_SREGS, &s->sregs) < 0 ||
+	if (ioctl(v->fd, KVM_GET_REGS, &s->regs) < 0 ||
+	    ioctl(v->fd, KVM_GET_SREGS, &s->sregs) < 0 ||
 	    ioctl(v->fd, KVM_GET_VCPU_EVENTS, &s->events) < 0)
 		return failed(vm, "reading a vCPU");
 	if (vm->irqchip && (ioctl(v->fd, KVM_GET_MP_STATE, &s->mp) < 0 ||
@@ -676,8 +680,9 @@ static int on_verify(struct upgraded *u, void *userdata)
 		return r;
 	r = upgraded_gmem_transfer(vm->fd, vm->source_vm, UPGRADED_GMEM_DRY_RUN, &result);
 	if (r < 0)
-		upgraded_explain(u, "KVM would not hand the memory over: %s (%u of %u memslots are "
-				    "the same, at 0x%llx: %s)",
+		upgraded_explain(u,
+				 "KVM would not hand the memory over: %s (%u of %u memslots are "
+				 "the same, at 0x%llx: %s)",
 				 strerror(-r), result.matched, result.slots,
 				 (unsigned long long)result.gpa,
 				 upgraded_gmem_verdict(result.verdict));
@@ -689,7 +694,8 @@ static int on_verify(struct upgraded *u, void *userdata)
 static int load_vcpu(struct vm *vm, struct vcpu *v, const struct vcpu_state *s)
 {
 	v->epoch = s->epoch;
-	if (ioctl(v->fd, KVM_SET_SREGS, &s->sregs) < 0 || ioctl(v->fd, KVM_SET_REGS, &s->regs) < 0 ||
+	if (ioctl(v->fd, KVM_SET_SREGS, &s->sregs) < 0 ||
+	    ioctl(v->fd, KVM_SET_REGS, &s->regs) < 0 ||
 	    ioctl(v->fd, KVM_SET_VCPU_EVENTS, &s->events) < 0)
 		return failed(vm, "setting a vCPU");
 	if (vm->irqchip && (ioctl(v->fd, KVM_SET_LAPIC, &s->lapic) < 0 ||
@@ -766,7 +772,7 @@ static int on_run(struct upgraded *u, void *userdata)
 
 	if (r < 0)
 		return r;
-	vm->proof->tier = !vm->gmem ? UPGRADED_TIER_MEMFD
+	vm->proof->tier = !vm->gmem   ? UPGRADED_TIER_MEMFD
 			  : vm->bound ? UPGRADED_TIER_STAGE2
 				      : UPGRADED_TIER_GMEM;
 	if (vm->source_vm >= 0)
@@ -817,26 +823,50 @@ static void usage(void)
 static void parse(struct vm *vm, int argc, char **argv)
 {
 	static const struct option options[] = {
-		{ "name", required_argument, NULL, 'n' },   { "socket", required_argument, NULL, 's' },
-		{ "proof", required_argument, NULL, 'p' },  { "memory", required_argument, NULL, 'm' },
-		{ "vcpus", required_argument, NULL, 'c' },  { "pages", required_argument, NULL, 'g' },
-		{ "irqchip", no_argument, NULL, 'i' },	    { "memfd", no_argument, NULL, 'd' },
-		{ "fault", required_argument, NULL, 'f' },  { 0 },
+		{ "name", required_argument, NULL, 'n' },
+		{ "socket", required_argument, NULL, 's' },
+		{ "proof", required_argument, NULL, 'p' },
+		{ "memory", required_argument, NULL, 'm' },
+		{ "vcpus", required_argument, NULL, 'c' },
+		{ "pages", required_argument, NULL, 'g' },
+		{ "irqchip", no_argument, NULL, 'i' },
+		{ "memfd", no_argument, NULL, 'd' },
+		{ "fault", required_argument, NULL, 'f' },
+		{ 0 },
 	};
 	int c;
 
 	while ((c = getopt_long(argc, argv, "", options, NULL)) >= 0)
 		switch (c) {
-		case 'n': vm->name = optarg; break;
-		case 's': vm->socket = optarg; break;
-		case 'p': vm->proof_path = optarg; break;
-		case 'm': vm->memory = strtoul(optarg, NULL, 10) << 20; break;
-		case 'c': vm->n_vcpus = (unsigned int)strtoul(optarg, NULL, 10); break;
-		case 'g': vm->pages = (unsigned int)strtoul(optarg, NULL, 10); break;
-		case 'i': vm->irqchip = true; break;
-		case 'd': vm->memfd = true; break;
-		case 'f': vm->fault = optarg; break;
-		default: usage();
+		case 'n':
+			vm->name = optarg;
+			break;
+		case 's':
+			vm->socket = optarg;
+			break;
+		case 'p':
+			vm->proof_path = optarg;
+			break;
+		case 'm':
+			vm->memory = strtoul(optarg, NULL, 10) << 20;
+			break;
+		case 'c':
+			vm->n_vcpus = (unsigned int)strtoul(optarg, NULL, 10);
+			break;
+		case 'g':
+			vm->pages = (unsigned int)strtoul(optarg, NULL, 10);
+			break;
+		case 'i':
+			vm->irqchip = true;
+			break;
+		case 'd':
+			vm->memfd = true;
+			break;
+		case 'f':
+			vm->fault = optarg;
+			break;
+		default:
+			usage();
 		}
 	if (!vm->name || optind != argc || !vm->n_vcpus || vm->n_vcpus > VCPUS_MAX || !vm->pages ||
 	    PAGES_GPA + (size_t)vm->n_vcpus * vm->pages * 4096 > vm->memory)
@@ -888,7 +918,11 @@ int main(int argc, char **argv)
 		.n_vcpus = 1,
 		.pages = 8,
 		.memory = 16 << 20,
-		.kvm = -1, .fd = -1, .ram_fd = -1, .source_vm = -1, .proof_fd = -1,
+		.kvm = -1,
+		.fd = -1,
+		.ram_fd = -1,
+		.source_vm = -1,
+		.proof_fd = -1,
 		.lock = PTHREAD_MUTEX_INITIALIZER,
 		.cond = PTHREAD_COND_INITIALIZER,
 	};

@@ -122,6 +122,19 @@ class Memfd(Native):
             self.assertEqual(self.upgrade()["tier"], "memfd")
 
 
+    def test_the_guest_notices_a_write_that_is_lost(self):
+        """The test of the test: a page of the guest becomes what it was some rounds ago."""
+        pid = self.guest.proof.pid
+        with open(f"/proc/{pid}/maps") as maps:
+            ram = next(int(line.split("-")[0], 16) for line in maps if "tinyvmm-ram" in line)
+        with open(f"/proc/{pid}/mem", "r+b", buffering=0) as memory:
+            page = os.pread(memory.fileno(), 4096, ram + 0x100000)
+            self.guest.runs_on()
+            self.assertEqual(self.guest.proof.errors(), 0)
+            os.pwrite(memory.fileno(), page, ram + 0x100000)
+        wait_until(self.guest.proof.errors, 10, "the guest notices")
+
+
 class Mishaps(Native):
     """Every VMM fails, dies or hangs at every point of an upgrade."""
 

@@ -7,7 +7,8 @@ NINJA := ninja --quiet
 
 .DEFAULT_GOAL := help
 .PHONY: help build install demo check check-unit check-native check-testbed check-integration check-tiers bench \
-	kernel kernel-series check-kernel check-kernel-nightly bench-kernel testbed testbed-shell testbed-install clean
+	kernel kernel-series check-kernel check-kernel-nightly bench-kernel \
+	qemu qemu-series check-qemu testbed testbed-shell testbed-install clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-20s %s\n", $$1, $$2 }' Makefile
@@ -77,6 +78,18 @@ kernel: ## the kernel with our extension, for testbed/run --kernel; prints where
 kernel-series: ## our extension as patches for git am, proven to apply (BUILD_EACH=1: and to compile one by one)
 	@testbed/deps testbed kernel
 	@kernel/export $(if $(BUILD_EACH),--build)
+
+qemu: ## the patched QEMU (VERSION=10.0: of an older release); prints where it is
+	@testbed/deps testbed
+	@testbed/qemu $(if $(VERSION),--version $(VERSION))
+
+qemu-series: ## apply the QEMU patches to the releases' sources, export them into build/qemu-series
+	@testbed/deps testbed
+	@testbed/qemu --series
+
+check-qemu: ## the patched QEMU's own tests, and hand-overs of a guest without upgraded
+	@testbed/deps build testbed
+	@tests/qemu/run
 
 testbed: ## kernel and root file system of the emulated host
 	@testbed/deps testbed

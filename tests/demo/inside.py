@@ -24,7 +24,8 @@ def main(path, tier, *patched):
          f"{'built with qemu-patches/' if patched else 'installed'}.\n")
 
     # Not virtio: QEMU 10.0.13 gives its rings sizes that 11.1 refuses (docs/limits.md).
-    with Guest("demo", memory=512, load_mem=128, machine=machine, virtio=False) as guest:
+    firmware = ["-L", "/usr/share/seabios", "-L", "/usr/share/qemu"] if patched else []
+    with Guest("demo", memory=512, load_mem=128, machine=machine, virtio=False, extra=firmware) as guest:
         tell(f"$ upgradectl run demo -- {old_path} ...\n"
              "  a Linux guest: 2 vCPUs, 512 MiB, VGA, a qcow2 disk on AHCI, e1000e on a tap")
         guest.start(old_path)

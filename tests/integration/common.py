@@ -100,7 +100,7 @@ def circumstances():
 
 
 def started(guest, binary):
-    guest.start(binary, ready=75)
+    guest.start(binary, ready=150)
     return guest
 
 

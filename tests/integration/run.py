@@ -26,7 +26,7 @@ from host import tell
 # In this order: the first finds upgraded as systemd started it, the next three share a guest.
 MODULES = ["activation", "series", "rollback", "wrong_target", "across_versions", "foreign"]
 RESULTS = HERE.parent.parent / "build/test-results"
-TEST_SECONDS = 300  # unless the test has an attribute seconds
+TEST_SECONDS = 480  # unless the test has an attribute seconds
 UNFINISHED = "the test was running when everything ended"
 
 

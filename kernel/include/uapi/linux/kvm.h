@@ -94,6 +94,7 @@ struct kvm_gmem_transfer_slot {
  * itself; EBUSY a vCPU of either VM runs or is being created, or another transfer is pending; ESTALE
  * the source is parked or dead; ENXIO REQUIRE_ALL and a memslot does not match; ENOENT no memslot
  * matches; EAGAIN page tables stayed in use, try again; EFAULT, only before anything changed;
+ * EDQUOT the limit of the destination's memory cgroup, if that is another one than the source's;
  * EOPNOTSUPP these two VMs cannot hand over memory. After any error both VMs are as before.
  */
 struct kvm_gmem_transfer {

@@ -29,6 +29,7 @@ struct vmm {
 	uint64_t client;
 	pid_t pid;
 	uint64_t start_time;
+	uint64_t upgrade_id;		/* that it says it is the target of; 0: none */
 	struct worker_process *lent_to; /* NULL: nobody; only compared */
 };
 
@@ -157,6 +158,24 @@ void native_take_back(struct context *ctx, struct worker_process *worker)
 			v->lent_to = NULL;
 			server_take_back(ctx->server, v->client);
 		}
+}
+
+void native_upgrade_ended(struct context *ctx, uint64_t id, const Process *now)
+{
+	for (struct vmm **at = &ctx->native->vmms; *at;) {
+		struct vmm *v = *at;
+
+		if (v->upgrade_id != id) {
+			at = &v->next;
+		} else if (now && v->pid == now->pid && v->start_time == now->start_time) {
+			v->upgrade_id = 0;
+			at = &v->next;
+		} else {
+			*at = v->next;
+			server_close(ctx->server, v->client);
+			free(v);
+		}
+	}
 }
 
 /* Gives the connection to the worker that waits for it, if one does. */
@@ -305,8 +324,8 @@ static int enter(struct context *ctx, const Upgraded__V1__VmmRegister *reg,
 }
 
 /* Remembers the connection; an older one of the same process is closed. */
-static int remember(struct context *ctx, uint64_t client, const struct process_facts *facts,
-		    struct vmm **ret_vmm)
+static int remember(struct context *ctx, uint64_t client, uint64_t upgrade_id,
+		    const struct process_facts *facts, struct vmm **ret_vmm)
 {
 	struct vmm *old = find(ctx->native, facts->pid, facts->start_time);
 	struct vmm *v;
@@ -324,7 +343,13 @@ static int remember(struct context *ctx, uint64_t client, const struct process_f
 		native_closed(past, ctx);
 		server_close(ctx->server, past);
 	}
-	*v = (struct vmm){ ctx->native->vmms, client, facts->pid, facts->start_time, NULL };
+	*v = (struct vmm){
+		.next = ctx->native->vmms,
+		.client = client,
+		.pid = facts->pid,
+		.start_time = facts->start_time,
+		.upgrade_id = upgrade_id,
+	};
 	ctx->native->vmms = v;
 	*ret_vmm = v;
 	return 0;
@@ -346,7 +371,7 @@ static int register_vmm(struct context *ctx, const struct requester *from,
 		r = enter(ctx, reg, &facts, err);
 	if (r < 0)
 		return r;
-	r = remember(ctx, from->client, &facts, &v);
+	r = remember(ctx, from->client, reg->upgrade_id, &facts, &v);
 	if (r < 0)
 		return error_set(err, r, "out of memory");
 	registered.version = (char *)UPGRADED_VERSION;

@@ -24,6 +24,13 @@ void native_closed(uint64_t client, void *userdata);
  */
 int native_borrow(struct context *ctx, struct worker_process *worker, const Envelope *env);
 
+/*
+ * The upgrade @id has ended, and its VM is @now. A process that registered as its
+ * target and is not (its worker died before it said who it had started) is sent
+ * away: it connects again, is told that the upgrade is over, and ends.
+ */
+void native_upgrade_ended(struct context *ctx, uint64_t id, const Process *now);
+
 /* @worker (may be NULL) has ended: what it borrowed is the daemon's again. */
 void native_take_back(struct context *ctx, struct worker_process *worker);
 

@@ -290,6 +290,7 @@ static void upgrade_end(struct upgrade *u)
 		at = &(*at)->next;
 	*at = u->next;
 	vm->upgrade = NULL;
+	native_upgrade_ended(ctx, u->start->upgrade_id, vm->pidfd >= 0 ? vm->pb->process : NULL);
 	if (worked) {
 		vm->working = false;
 		work_dir_remove(u->start->work_dir);

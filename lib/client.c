@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * A connection to the daemon, seen from the side that asks. upgradectl uses it
- * for every verb; it is the seed of libupgraded.
+ * for every verb. The side of a VMM is in vmm.c.
  *
  * One connection carries one request at a time. Every wait has a deadline,
  * except where the caller asks for none. The connection owns its socket and

@@ -8,11 +8,12 @@ After every test there was exactly one runner at any time, and no guest has foun
 
 import os
 import signal
+import subprocess
 import sys
 import time
 import unittest
 
-from tiny import (COMMITTED, LOST, REFUSED, ROLLED_BACK, Host, alive, best_tier, fds_of, kvm_offers, wait_until)
+from tiny import (COMMITTED, LOST, REFUSED, ROLLED_BACK, TINYVMM, Host, alive, best_tier, fds_of, kvm_offers, wait_until)
 
 UPGRADES = 20
 
@@ -298,14 +299,28 @@ class DaemonDies(Native):
 
 
 class Names(Native):
+    def test_a_target_that_no_worker_started_is_sent_away(self):
+        """As one would be whose worker died before it could say which process it had started."""
+        source = self.guest.proof.pid
+        os.kill(source, signal.SIGSTOP)
+        attempt = self.host.begin(self.guest)
+        wait_until(lambda: self.guest.show().get("upgrade_id"), 10, "the upgrade begins")
+        stray = subprocess.Popen([TINYVMM, "--name", "tiny", "--socket", self.host.run / "vmm.sock"],
+                                 env=dict(os.environ, UPGRADED_TARGET="1"), stderr=subprocess.DEVNULL)
+        time.sleep(0.3)
+        self.assertIsNone(stray.poll(), "it waits to be asked")
+        os.kill(source, signal.SIGCONT)
+        status, report = attempt.join()
+        self.expect(COMMITTED, status, report)
+        self.assertNotEqual(stray.wait(timeout=10), 0)
+        self.check_guest()
+
     def test_a_name_is_not_given_twice(self):
         with self.assertRaisesRegex(TimeoutError, "registers"):
             self.impostor()
         self.check_guest()
 
     def impostor(self):
-        import subprocess
-        from tiny import TINYVMM
         process = subprocess.Popen([TINYVMM, "--name", "tiny", "--socket", self.host.run / "vmm.sock"],
                                    stderr=subprocess.DEVNULL)
         self.addCleanup(process.wait)

@@ -196,7 +196,7 @@ ESSENTIAL = {"guest_memfd_test", "pre_fault_memory_test"}
 
 
 def suite(short=False):
-    """Yields (name, state, text). In short: our tests in the kernel full of assertions, and no other compiling."""
+    """Yields (name, state, text). In short: our tests, in a kernel that has KVM's own assertions only."""
     if not (ROOT / "kernel/patches/series").exists():
         yield "series", "skipped", "there is no kernel/patches/series"
         return
@@ -223,11 +223,13 @@ def results_of_ours(ours, programs):
 
 def run_alone(programs):
     plan = {**plan_of_ours(programs), **{name: how for name, how in plan_of_kernels_own().items() if name in ESSENTIAL}}
-    ours = Run("patched", make("testbed/kernel", *DEBUG), programs, plan, 4096, timeout_of(plan))
+    ours = Run("patched", make("testbed/kernel", "--patched", *SMALL), programs, plan, 4096, timeout_of(plan))
     yield from results_of_ours(ours, programs)
     for program in sorted(ESSENTIAL):
         yield from ours.tests(program)
-    yield from ours.health()
+    for name, state, text in ours.health():
+        if name in ("run_ends", "kernel_says_nothing_wrong"):
+            yield name, state, text
 
 
 def run_and_compare(programs, stock_programs):

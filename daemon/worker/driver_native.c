@@ -23,7 +23,6 @@
 #include "hold.h"
 #include "link.h"
 #include "native_link.h"
-#include "process.h"
 #include "procfs.h"
 #include "spawn.h"
 #include "upgrade.h"
@@ -330,20 +329,12 @@ static int start_target(struct upgrade *u, struct native *n, struct error *err)
 		.stdio = { -EBADF, -EBADF, -EBADF },
 		.setenv = variable,
 	};
-	uint64_t start_time;
-	pid_t pid;
 	int r;
 
 	snprintf(variable, sizeof(variable), "UPGRADED_TARGET=%" PRIu64, u->start->upgrade_id);
-	r = spawn_like(&spawn, &pid, &u->target_pidfd, err);
+	r = hold_start(u, &spawn, err);
 	if (r < 0)
 		return r;
-	u->wait.target = u->target_pidfd;
-	u->target.pid = pid;
-	r = process_start_time(pid, &start_time);
-	if (r < 0)
-		return error_errno(err, r, "the target disappeared");
-	u->target.start_time = start_time;
 	return put(u, "target", &u->target_pidfd, 1, err);
 }
 

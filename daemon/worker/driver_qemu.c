@@ -29,7 +29,6 @@
 #include "link.h"
 #include "names.h"
 #include "probe.h"
-#include "process.h"
 #include "qmp.h"
 #include "source.h"
 #include "spawn.h"
@@ -241,19 +240,11 @@ static int start_target(struct upgrade *u, struct qemu *q, struct error *err)
 		.n_fds = q->plan->n_fds,
 		.stdio = { -EBADF, -EBADF, -EBADF },
 	};
-	uint64_t start_time;
-	pid_t pid;
 	int r;
 
-	r = spawn_like(&spawn, &pid, &u->target_pidfd, err);
+	r = hold_start(u, &spawn, err);
 	if (r < 0)
 		return r;
-	u->wait.target = u->target_pidfd;
-	u->target.pid = pid;
-	r = process_start_time(pid, &start_time);
-	if (r < 0)
-		return error_errno(err, r, "the target disappeared");
-	u->target.start_time = start_time;
 	return put_target(u, err);
 }
 

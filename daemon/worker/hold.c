@@ -1,12 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The two VMMs as processes, whatever kind of VMM they are: keeping the source
- * from running, ending either, saying how one ended. This is how the worker
- * enforces "one runner", whatever the VMM itself would do. Called by the
- * drivers; owns nothing. If this process dies here, a stopped source stays
- * stopped, and the next worker continues or kills it.
+ * The two VMMs as processes, whatever kind of VMM they are: starting the target,
+ * keeping the source from running, ending either, saying how one ended. This is
+ * how the worker enforces "one runner", whatever the VMM itself would do. Called
+ * by the drivers; owns nothing. If this process dies here, a stopped source
+ * stays stopped, and the next worker continues or kills it.
  */
 #include "hold.h"
+
+#include "process.h"
+#include "spawn.h"
 
 #include <ctype.h>
 #include <fcntl.h>
@@ -15,6 +18,24 @@
 #include <string.h>
 #include <sys/pidfd.h>
 #include <sys/wait.h>
+
+int hold_start(struct upgrade *u, const struct spawn *spawn, struct error *err)
+{
+	uint64_t start_time;
+	pid_t pid;
+	int r;
+
+	r = spawn_like(spawn, &pid, &u->target_pidfd, err);
+	if (r < 0)
+		return r;
+	u->wait.target = u->target_pidfd;
+	u->target.pid = pid;
+	r = process_start_time(pid, &start_time);
+	if (r < 0)
+		return error_errno(err, r, "the target disappeared");
+	u->target.start_time = start_time;
+	return 0;
+}
 
 int hold_stop(int pidfd, struct error *err)
 {

@@ -5,6 +5,14 @@
 
 #include "upgrade.h"
 
+struct spawn;
+
+/*
+ * Starts the target. u->target says who it is, u->target_pidfd is the upgrade's,
+ * and from here on its end ends every wait.
+ */
+int hold_start(struct upgrade *u, const struct spawn *spawn, struct error *err);
+
 /* Stops every thread of the source. One that is gone is as good. @pidfd is borrowed. */
 int hold_stop(int pidfd, struct error *err);
 

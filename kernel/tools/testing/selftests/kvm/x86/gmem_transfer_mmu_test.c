@@ -4,7 +4,8 @@
  * themselves, the address space of SMM, MMIO that is cached in page tables,
  * private memory, nested guests, and VMs that cannot exchange page tables.
  */
-#include <stdlib.h>
+#include <asm/kvm_para.h>
+#include <asm/pvclock-abi.h>
 
 #include "gmem_transfer_util.h"
 #include "processor.h"
@@ -643,10 +644,11 @@ TEST_F(private, eopnotsupp_if_vm_types_differ)
 /* MMIO that was cached where there is memory now */
 
 #define NR_MMIO_PAGES	16
-#define BUMP_SLOT	(GMEM_SLOT + 3)
+#define WIND_SLOT	(GMEM_SLOT + 3)
+#define BUMP_SLOT	(GMEM_SLOT + 4)
 
 /* A generation has 18 bits in the page tables, and goes up by two with each change. */
-#define NR_GENERATIONS	BIT(18)
+#define NR_GENERATIONS	BIT(17)
 
 /* Add some slot, the @index-th.  That is the next generation. */
 static void bump_generation(struct gmem_vm *g, int index, void *mem)
@@ -655,14 +657,17 @@ static void bump_generation(struct gmem_vm *g, int index, void *mem)
 				  SZ_2G + (u64)index * GMEM_PAGE_SIZE, GMEM_PAGE_SIZE, mem);
 }
 
-/* Add and delete a slot, which makes three of them, i.e. the next but five. */
+/*
+ * Wind on by @nr generations, and be quick about it.  Unlike the deletion of a
+ * slot, a change of its flags zaps nothing.
+ */
 static void wind_generation(struct gmem_vm *g, u64 nr, void *mem)
 {
-	while (nr >= 6) {
-		bump_generation(g, 0, mem);
-		vm_set_user_memory_region(g->vm, BUMP_SLOT, 0, SZ_2G, 0, NULL);
-		nr -= 6;
-	}
+	u64 i;
+
+	for (i = 0; i < nr; i++)
+		vm_set_user_memory_region(g->vm, WIND_SLOT, i & 1 ? 0 : KVM_MEM_LOG_DIRTY_PAGES,
+					  SZ_2G - GMEM_PAGE_SIZE, GMEM_PAGE_SIZE, mem);
 }
 
 static void touch_mmio(struct gmem_vm *g, u64 gpa)
@@ -733,14 +738,62 @@ TEST(memory_is_never_taken_for_mmio)
 
 TEST(memory_is_never_taken_for_mmio_after_a_wrap)
 {
-	const char *slow = getenv("GMEM_SLOW_TESTS");
+	/* It wraps while the pages are touched, or while they are looked at. */
+	test_stale_mmio(NR_GENERATIONS - NR_MMIO_PAGES / 2, 0, 0);
+	test_stale_mmio(NR_GENERATIONS - NR_MMIO_PAGES * 3 / 2, 0, 0);
+}
 
-	if (!slow)
-		SKIP(return, "Takes minutes, set GMEM_SLOW_TESTS");
+/*
+ * The source has MMIO from its first generations in its page tables, and is about
+ * to have its last one.  A newer one for the destination would be one of the first.
+ */
+TEST(memory_is_never_taken_for_mmio_when_a_transfer_would_wrap)
+{
+	const int page = GMEM_PAGE_SIZE / sizeof(u64), nr_hops = 16;
+	const int nr_pages = nr_hops * NR_MMIO_PAGES;
+	const u64 size = nr_pages * GMEM_PAGE_SIZE;
+	struct gmem_vm src = gmem_vm_create(1), dst;
+	u64 *mem, *bump, gpa, seen;
+	int i, hop;
 
-	/* It wraps while the pages are touched, or not quite. */
-	test_stale_mmio(NR_GENERATIONS - NR_MMIO_PAGES, 0, 0);
-	test_stale_mmio(NR_GENERATIONS - 3 * NR_MMIO_PAGES, 0, 0);
+	bump = kvm_mmap(GMEM_PAGE_SIZE, PROT_READ | PROT_WRITE,
+			MAP_PRIVATE | MAP_ANONYMOUS, -1);
+	src.fd = vm_create_guest_memfd(src.vm, size, GMEM_SHARED_FLAGS);
+	mem = gmem_mmap(src.fd, size);
+	for (i = 0; i < nr_pages; i++)
+		mem[i * page] = GMEM_PATTERN + i;
+	gmem_map(&src, GMEM_GPA, size);
+
+	/* For each hop a page of each generation. */
+	for (i = 0; i < NR_MMIO_PAGES; i++) {
+		for (hop = 0; hop < nr_hops; hop++) {
+			gpa = GMEM_GPA + (hop * NR_MMIO_PAGES + i) * GMEM_PAGE_SIZE;
+			touch_mmio(&src, gpa);
+		}
+		bump_generation(&src, i, bump);
+	}
+	wind_generation(&src, NR_GENERATIONS - NR_MMIO_PAGES - nr_hops / 2, bump);
+	gmem_bind(&src, GMEM_SLOT, GMEM_GPA, size, src.fd, 0);
+
+	/* Each hop takes one generation, and somewhere in the middle is the last. */
+	for (hop = 0; hop < nr_hops; hop++) {
+		dst = gmem_vm_create(1);
+		dst.fd = gmem_link(&dst, src.fd);
+		gmem_bind(&dst, GMEM_SLOT, GMEM_GPA, size, dst.fd, 0);
+		gmem_map(&dst, GMEM_GPA, size);
+		gmem_transfer(&dst, &src, 0);
+		gmem_vm_free(&src);
+		src = dst;
+
+		for (i = hop * NR_MMIO_PAGES; i < (hop + 1) * NR_MMIO_PAGES; i++) {
+			seen = gmem_guest_read(&src, GMEM_GPA + i * GMEM_PAGE_SIZE);
+			TEST_ASSERT(seen == GMEM_PATTERN + i, "Page %u is 0x%lx", i, seen);
+		}
+	}
+
+	kvm_munmap(mem, size);
+	kvm_munmap(bump, GMEM_PAGE_SIZE);
+	gmem_vm_free(&src);
 }
 
 TEST(memory_that_went_and_came_as_mmio_is_memory_again)
@@ -857,6 +910,213 @@ TEST_F(mmu, memory_of_smm_and_of_the_rest_are_told_apart)
 	res = gmem_assert_transfer_fails(dst, src->vm->fd, 0, ENOENT);
 	EXPECT_EQ(res.args.nr_slots, 1);
 	gmem_assert_verdict(&res, SMM_SLOT, KVM_GMEM_SLOT_GPA);
+}
+
+/* What KVM itself writes to guest memory: event channels of Xen, and the clock */
+
+#define XEN_MSR		0x40000200
+#define XEN_GSI		24
+#define CLOCK_OFFSET	GMEM_PAGE_SIZE
+
+/* What is of interest in the page which a 64-bit guest shares with Xen. */
+struct xen_shared_info {
+	u8 vcpu_info[0x800];
+	u64 evtchn_pending[64];
+	u64 evtchn_mask[64];
+};
+
+FIXTURE(cached) {
+	struct gmem_vm src;
+	struct gmem_vm dst;
+	/* The two VMs' mappings of the same memory. */
+	void *mem[2];
+	struct xen_shared_info *shared;
+	struct pvclock_vcpu_time_info *clock;
+};
+
+/* These go by way of the mapping in user space. */
+static void *cached_bind(struct gmem_vm *g)
+{
+	void *mem = gmem_mmap(g->fd, GMEM_SIZE);
+
+	TEST_ASSERT_EQ(__gmem_bind_hva(g, GMEM_SLOT, GMEM_GPA, GMEM_SIZE, g->fd, 0, mem), 0);
+	gmem_map(g, GMEM_GPA, GMEM_SIZE);
+	return mem;
+}
+
+FIXTURE_SETUP(cached)
+{
+	self->src = gmem_vm_create(1);
+	self->src.fd = vm_create_guest_memfd(self->src.vm, GMEM_SIZE, GMEM_SHARED_FLAGS);
+	self->mem[0] = cached_bind(&self->src);
+	self->dst = gmem_vm_create(1);
+	self->dst.fd = gmem_link(&self->dst, self->src.fd);
+	self->mem[1] = cached_bind(&self->dst);
+
+	self->shared = self->mem[0];
+	memset(self->shared->evtchn_mask, 0xff, sizeof(self->shared->evtchn_mask));
+	self->clock = self->mem[0] + CLOCK_OFFSET;
+	memset(self->clock, 0, sizeof(*self->clock));
+}
+
+FIXTURE_TEARDOWN(cached)
+{
+	gmem_vm_free(&self->dst);
+	gmem_vm_free(&self->src);
+	kvm_munmap(self->mem[1], GMEM_SIZE);
+	kvm_munmap(self->mem[0], GMEM_SIZE);
+}
+
+static bool has_xen(void)
+{
+	return kvm_check_cap(KVM_CAP_XEN_HVM) & KVM_XEN_HVM_CONFIG_EVTCHN_SEND;
+}
+
+static int __xen_share(struct gmem_vm *g, u64 gpa)
+{
+	struct kvm_xen_hvm_attr attr = {
+		.type = KVM_XEN_ATTR_TYPE_SHARED_INFO,
+		.u.shared_info.gfn = gpa / GMEM_PAGE_SIZE,
+	};
+
+	return __vm_ioctl(g->vm, KVM_XEN_HVM_SET_ATTR, &attr);
+}
+
+static void xen_enable(struct gmem_vm *g)
+{
+	struct kvm_xen_hvm_config config = {
+		.flags = KVM_XEN_HVM_CONFIG_INTERCEPT_HCALL | KVM_XEN_HVM_CONFIG_EVTCHN_SEND,
+		.msr = XEN_MSR,
+	};
+	struct kvm_xen_hvm_attr attr = {
+		.type = KVM_XEN_ATTR_TYPE_LONG_MODE,
+		.u.long_mode = 1,
+	};
+
+	vm_ioctl(g->vm, KVM_XEN_HVM_CONFIG, &config);
+	vm_ioctl(g->vm, KVM_XEN_HVM_SET_ATTR, &attr);
+}
+
+static int xen_send(struct gmem_vm *g, u32 port)
+{
+	struct kvm_irq_routing_xen_evtchn event = {
+		.port = port,
+		.vcpu = g->vcpus[0]->id,
+		.priority = KVM_IRQ_ROUTING_XEN_EVTCHN_PRIO_2LEVEL,
+	};
+
+	return __vm_ioctl(g->vm, KVM_XEN_HVM_EVTCHN_SEND, &event) ? errno : 0;
+}
+
+/* Raise an event by an eventfd, and wait until KVM is done with that. */
+static void xen_send_by_irqfd(struct gmem_vm *g, u32 port)
+{
+	struct {
+		struct kvm_irq_routing routing;
+		struct kvm_irq_routing_entry entry;
+	} routes = {
+		.routing.nr = 1,
+		.entry = {
+			.gsi = XEN_GSI,
+			.type = KVM_IRQ_ROUTING_XEN_EVTCHN,
+			.u.xen_evtchn = {
+				.port = port,
+				.vcpu = g->vcpus[0]->id,
+				.priority = KVM_IRQ_ROUTING_XEN_EVTCHN_PRIO_2LEVEL,
+			},
+		},
+	};
+	int fd = kvm_new_eventfd();
+	u64 one = 1;
+
+	vm_ioctl(g->vm, KVM_SET_GSI_ROUTING, &routes.routing);
+	kvm_assign_irqfd(g->vm, XEN_GSI, fd);
+	TEST_ASSERT_EQ(write(fd, &one, sizeof(one)), sizeof(one));
+	kvm_deassign_irqfd(g->vm, XEN_GSI, fd);
+	kvm_close(fd);
+}
+
+TEST_F(cached, event_channels_of_xen_are_the_owners)
+{
+	struct gmem_vm *src = &self->src, *dst = &self->dst;
+	u64 *pending = self->shared->evtchn_pending;
+
+	if (!has_xen())
+		SKIP(return, "No event channels of Xen");
+
+	xen_enable(src);
+	xen_enable(dst);
+	ASSERT_EQ(__xen_share(src, GMEM_GPA), 0);
+	EXPECT_EQ(xen_send(src, 1), 0);
+	xen_send_by_irqfd(src, 2);
+	EXPECT_EQ(*pending, BIT(1) | BIT(2));
+
+	/* The cache is as valid as before, was it not for the transfer. */
+	gmem_transfer(dst, src, 0);
+	EXPECT_EQ(xen_send(src, 3), EFAULT);
+	xen_send_by_irqfd(src, 4);
+	EXPECT_EQ(__xen_share(src, GMEM_GPA + GMEM_PAGE_SIZE), -1);
+	EXPECT_EQ(__xen_share(src, GMEM_GPA), -1);
+	EXPECT_EQ(*pending, BIT(1) | BIT(2));
+
+	ASSERT_EQ(__xen_share(dst, GMEM_GPA), 0);
+	EXPECT_EQ(xen_send(dst, 5), 0);
+	xen_send_by_irqfd(dst, 6);
+	EXPECT_EQ(*pending, BIT(1) | BIT(2) | BIT(5) | BIT(6));
+
+	/* And back. */
+	gmem_transfer(src, dst, KVM_GMEM_TRANSFER_UNMAP);
+	ASSERT_EQ(__xen_share(src, GMEM_GPA), 0);
+	EXPECT_EQ(xen_send(src, 7), 0);
+	xen_send_by_irqfd(src, 8);
+	EXPECT_EQ(*pending, BIT(1) | BIT(2) | BIT(5) | BIT(6) | BIT(7) | BIT(8));
+	/* The destination's own mapping of the memory is gone. */
+	EXPECT_EQ(xen_send(dst, 9), EFAULT);
+
+	/* The commit makes no difference to what is refused. */
+	gmem_transfer(dst, src, 0);
+	gmem_guest(dst, 0, GMEM_OP_NOP, 0, 0, 0, 0);
+	EXPECT_TRUE(gmem_vm_is_dead(src));
+	EXPECT_EQ(xen_send(dst, 10), 0);
+	EXPECT_EQ(*pending, BIT(1) | BIT(2) | BIT(5) | BIT(6) | BIT(7) | BIT(8) | BIT(10));
+}
+
+TEST_F(cached, clock_is_written_by_the_owner_only)
+{
+	struct gmem_vm *src = &self->src, *dst = &self->dst;
+	struct pvclock_vcpu_time_info before;
+	u64 msr = (GMEM_GPA + CLOCK_OFFSET) | KVM_MSR_ENABLED;
+
+	if (!kvm_check_cap(KVM_CAP_KVMCLOCK_CTRL))
+		SKIP(return, "No KVM_KVMCLOCK_CTRL");
+
+	vcpu_set_msr(src->vcpus[0], MSR_KVM_SYSTEM_TIME_NEW, msr);
+	gmem_guest(src, 0, GMEM_OP_NOP, 0, 0, 0, 0);
+	EXPECT_NE(self->clock->version, 0);
+	EXPECT_EQ(self->clock->version & 1, 0);
+	before = *self->clock;
+
+	/* What the source is asked for while it is parked comes when it runs again. */
+	gmem_transfer(dst, src, 0);
+	vcpu_ioctl(src->vcpus[0], KVM_KVMCLOCK_CTRL, NULL);
+	gmem_assert_run_fails(src, ESTALE);
+	EXPECT_EQ(memcmp(self->clock, &before, sizeof(before)), 0);
+	gmem_transfer(src, dst, 0);
+	EXPECT_EQ(memcmp(self->clock, &before, sizeof(before)), 0);
+	gmem_guest(src, 0, GMEM_OP_NOP, 0, 0, 0, 0);
+	EXPECT_NE(self->clock->version, before.version);
+	EXPECT_EQ(self->clock->flags & PVCLOCK_GUEST_STOPPED, PVCLOCK_GUEST_STOPPED);
+	before = *self->clock;
+
+	gmem_transfer(dst, src, 0);
+	vcpu_set_msr(dst->vcpus[0], MSR_KVM_SYSTEM_TIME_NEW, msr);
+	gmem_guest(dst, 0, GMEM_OP_NOP, 0, 0, 0, 0);
+	EXPECT_NE(self->clock->version, before.version);
+	before = *self->clock;
+
+	/* Its vCPU and the cache go away, the memory stays as it is. */
+	gmem_vm_free(src);
+	EXPECT_EQ(memcmp(self->clock, &before, sizeof(before)), 0);
 }
 
 /* Nested guests */
@@ -1007,6 +1267,69 @@ TEST_F(nested, l2_in_src_maps_nothing_anymore)
 	/* L1 itself didn't touch the memory, and shadow pages aren't handed over. */
 	if (variant->tdp)
 		EXPECT_EQ(vm_get_stat(self->dst.vm, pages_4k), 0);
+}
+
+/* The VMCB of L2 is in the memory itself, and KVM writes it when L2 exits. */
+#define VMCB_GPA	(GMEM_GPA + L2_SIZE)
+
+static void l2_vmcb_guest_code(void)
+{
+	GUEST_SYNC(0);
+	vmmcall();
+	GUEST_FAIL("L1 was to stay");
+}
+
+static void l1_vmcb_guest_code(struct svm_test_data *svm)
+{
+	generic_svm_setup(svm, l2_vmcb_guest_code);
+	run_guest(svm->vmcb, svm->vmcb_gpa);
+	GUEST_ASSERT_EQ(svm->vmcb->control.exit_code, SVM_EXIT_VMMCALL);
+	GUEST_SYNC(1);
+}
+
+static void test_vmcb_in_the_memory(u32 flags)
+{
+	const u64 exit_code = VMCB_GPA + offsetof(struct vmcb, control.exit_code);
+	struct gmem_vm src = { .nr_vcpus = 1 }, dst;
+	struct svm_test_data *svm;
+	struct vmcb *vmcb, before;
+	gva_t svm_gva;
+	void *mem;
+
+	src.vm = __vm_create_with_one_vcpu(&src.vcpus[0], 2 * GMEM_NR_PAGES, l1_vmcb_guest_code);
+	src.fd = vm_create_guest_memfd(src.vm, GMEM_SIZE, GMEM_SHARED_FLAGS);
+	mem = cached_bind(&src);
+	svm = vcpu_alloc_svm(src.vm, &svm_gva);
+	svm->vmcb = (void *)VMCB_GPA;
+	svm->vmcb_gpa = VMCB_GPA;
+	vcpu_args_set(src.vcpus[0], 1, svm_gva);
+	gmem_dst_create(&dst, &src, 1);
+
+	/* Forth and back in the middle of L2. */
+	run_l2(&src, 0);
+	vmcb = mem + L2_SIZE;
+	memcpy(&before, vmcb, sizeof(before));
+	gmem_transfer(&dst, &src, 0);
+	TEST_ASSERT(!memcmp(&before, vmcb, sizeof(before)), "A parked VM's VMCB has changed");
+	gmem_transfer(&src, &dst, flags);
+	run_l2(&src, 1);
+	TEST_ASSERT_EQ(vmcb->control.exit_code, SVM_EXIT_VMMCALL);
+
+	gmem_transfer(&dst, &src, flags);
+	TEST_ASSERT_EQ((u32)gmem_guest_read(&dst, exit_code), SVM_EXIT_VMMCALL);
+
+	kvm_munmap(mem, GMEM_SIZE);
+	gmem_vm_free(&dst);
+	gmem_vm_free(&src);
+}
+
+TEST(vmcb_in_the_memory_is_written_after_the_way_back)
+{
+	if (!kvm_cpu_has(X86_FEATURE_SVM))
+		SKIP(return, "No nested SVM");
+
+	test_vmcb_in_the_memory(0);
+	test_vmcb_in_the_memory(KVM_GMEM_TRANSFER_UNMAP);
 }
 
 int main(int argc, char *argv[])

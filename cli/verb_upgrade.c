@@ -22,13 +22,14 @@
 /* The daemon takes a request or refuses it before it does anything slow. */
 #define START_TIMEOUT_S (ASK_SLOW_TIMEOUT_MS / 1000)
 
-enum { OPTION_BLACKOUT = 0x200, OPTION_TIMEOUT, OPTION_NO_WAIT };
+enum { OPTION_BLACKOUT = 0x200, OPTION_TIMEOUT, OPTION_NO_WAIT, OPTION_NO_STAGE2 };
 
 struct args {
 	struct one_target vm;
 	uint64_t blackout_us;
 	uint64_t timeout_us;
 	bool no_wait;
+	bool no_stage2;
 };
 
 static const char doc[] =
@@ -42,6 +43,8 @@ static const struct argp_option options[] = {
 	  "Roll back rather than let the guest stand still for longer", 0 },
 	{ "timeout", OPTION_TIMEOUT, "S", 0, "Roll back if a phase takes longer", 0 },
 	{ "no-wait", OPTION_NO_WAIT, NULL, 0, "Return as soon as the upgrade is under way", 0 },
+	{ "no-stage2", OPTION_NO_STAGE2, NULL, 0,
+	  "Leave the guest's page tables behind, tier gmem at most", 0 },
 	{ 0 },
 };
 
@@ -58,6 +61,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		return 0;
 	case OPTION_NO_WAIT:
 		args->no_wait = true;
+		return 0;
+	case OPTION_NO_STAGE2:
+		args->no_stage2 = true;
 		return 0;
 	default:
 		return options_target(&args->vm, key, arg, state);
@@ -283,6 +289,7 @@ static int start(struct upgrade *u, struct error *err)
 		upgrade.binary = u->args->vm.vmm;
 	upgrade.max_blackout_us = u->args->blackout_us;
 	upgrade.phase_timeout_us = u->args->timeout_us;
+	upgrade.no_stage2 = u->args->no_stage2;
 	request.body_case = UPGRADED__V1__ENVELOPE__BODY_UPGRADE;
 	request.upgrade = &upgrade;
 	r = client_connect(&u->client, u->cli->socket, "upgradectl", err);

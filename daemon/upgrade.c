@@ -694,6 +694,7 @@ int upgrade_request(struct context *ctx, struct vm *vm, const Upgraded__V1__Upgr
 	u->from = *from;
 	u->start->upgrade_id = id = ctx->next_id++;
 	u->start->max_blackout_us = request->max_blackout_us;
+	u->start->no_stage2 = request->no_stage2;
 	u->start->phase_timeout_us = request->phase_timeout_us ?: PHASE_TIMEOUT_DEFAULT_US;
 	log_vm(LOG_NOTICE, vm->pb->name, id, "upgrade %" PRIu64 " to %s, asked for by uid %u", id,
 	       u->start->target_binary, from->peer.uid);

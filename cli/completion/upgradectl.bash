@@ -59,7 +59,7 @@ _upgradectl() {
 	if [[ $cur == -* ]]; then
 		case $verb in
 		check) common+=" --vmm --verbose" ;;
-		upgrade) common+=" --vmm --max-blackout --timeout --no-wait" ;;
+		upgrade) common+=" --vmm --max-blackout --timeout --no-stage2 --no-wait" ;;
 		adopt) common+=" --pid --qmp" ;;
 		history) common+=" --limit" ;;
 		esac

@@ -245,6 +245,8 @@ static int choose_tier(struct upgrade *u, size_t gmem, size_t other, bool vm)
 		why = "the VMM does not offer its KVM VM";
 	else if (!kernel_transfers())
 		why = "this kernel has no KVM_CAP_GMEM_TRANSFER";
+	else if (u->start->no_stage2)
+		why = "--no-stage2 was asked for";
 	else
 		why = NULL;
 	if (!why) {

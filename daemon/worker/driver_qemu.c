@@ -164,6 +164,7 @@ static int examine(struct upgrade *u, struct error *err)
 			 &u->findings, &u->target_version, err);
 	if (r < 0)
 		return r;
+	q->source->gmem.no_stage2 = u->start->no_stage2;
 	r = gmem_plan(&q->source->gmem, &u->tier, &u->findings);
 	if (r < 0)
 		return r;

@@ -83,6 +83,10 @@ int gmem_plan(const struct gmem *g, Upgraded__V1__Tier *ret_tier, struct finding
 				    "kvm.tdp_mmu on",
 				    "this kernel cannot hand page tables over: every page is faulted in "
 				    "again, and only upgraded keeps the source from running");
+	if (g->no_stage2)
+		return findings_add(f, NOTE, "tier.no-stage2", "--no-stage2", NULL,
+				    "the page tables stay behind, as asked for: every page is faulted "
+				    "in again; the kernel keeps the source from running nevertheless");
 	*ret_tier = TIER(STAGE2);
 	return 0;
 }
@@ -150,6 +154,7 @@ static int transfer(struct gmem *g, struct qmp *target, bool dry_run, Upgraded__
 	int r;
 
 	json_object_object_add(args, "dry-run", json_object_new_boolean(dry_run));
+	json_object_object_add(args, "stage2", json_object_new_boolean(!g->no_stage2));
 	r = qmp_execute(target, "gmem-transfer", args, &said, err);
 	if (r < 0)
 		return r;
@@ -201,15 +206,16 @@ int gmem_verify(struct gmem *g, struct qmp *target, Upgraded__V1__Tier *tier, st
 int gmem_switch(struct gmem *g, struct qmp *target, Upgraded__V1__Tier *tier, struct findings *f,
 		struct error *err)
 {
+	bool owner_only = g->no_stage2 && g->kernel && g->target;
 	int r;
 
-	if (*tier != TIER(STAGE2))
+	if (*tier != TIER(STAGE2) && !owner_only)
 		return 0;
 	r = transfer(g, target, false, tier, err);
 	if (r < 0)
 		return r;
 	g->enforced = g->handover->ownership;
-	if (*tier != TIER(STAGE2))
+	if (*tier != TIER(STAGE2) && !(owner_only && g->enforced))
 		return findings_add(f, WARNING, "tier.transfer", "KVM_GMEM_TRANSFER", NULL,
 				    "page tables were not handed over: %s",
 				    *g->handover->error ? g->handover->error : "QEMU does not say why");

@@ -14,6 +14,7 @@ struct gmem {
 	bool source;   /* the source's RAM is in guest_memfds, bound to memory slots */
 	bool kernel;   /* KVM can hand it from one VM to another */
 	bool target;   /* the target's QEMU knows what a guest_memfd is */
+	bool no_stage2; /* asked for: the page tables stay behind */
 	bool enforced; /* it was handed over: the kernel keeps the source from running */
 	Upgraded__V1__Handover *handover; /* the last comparison or transfer; NULL: none */
 };

@@ -65,6 +65,8 @@ static void guest_memfd_needs_kernel_and_target_for_stage2(void **state)
 	assert_int_equal(plan(&g, "tier.target"), TIER(GMEM));
 	g.target = true;
 	assert_int_equal(plan(&g, NULL), TIER(STAGE2));
+	g.no_stage2 = true;
+	assert_int_equal(plan(&g, "tier.no-stage2"), TIER(GMEM));
 	read_as(ANSWER("{\"state\": \"owner\", \"transfer\": false}"), &g);
 	g.target = true;
 	assert_int_equal(plan(&g, "tier.kernel"), TIER(GMEM));
@@ -74,24 +76,55 @@ static void guest_memfd_needs_kernel_and_target_for_stage2(void **state)
 	assert_int_equal(plan(&g, "tier.kernel"), TIER(GMEM));
 }
 
-static int transfer(const char *answer, bool dry_run, struct gmem *g, Upgraded__V1__Tier *tier,
-		    struct findings *f)
+static int transfer_as(const char *asked, const char *answer, bool dry_run, struct gmem as,
+		       struct gmem *g, Upgraded__V1__Tier *tier, struct findings *f)
 {
-	const struct step steps[] = { { NULL, GREETING },
-				      { "qmp_capabilities", CAPS },
-				      { dry_run ? "\"dry-run\":true" : "\"dry-run\":false", answer },
-				      { 0 } };
+	const struct step steps[] = {
+		{ NULL, GREETING }, { "qmp_capabilities", CAPS }, { asked, answer }, { 0 }
+	};
 	struct peer p;
 	int r;
 
-	*g = (struct gmem){ .source = true, .kernel = true, .target = true };
+	*g = as;
 	*f = (struct findings){ 0 };
-	*tier = TIER(STAGE2);
+	*tier = as.no_stage2 ? TIER(GMEM) : TIER(STAGE2);
 	open_peer(&p, play_steps, steps);
 	assert_int_equal(p.r, 0);
 	r = dry_run ? gmem_verify(g, p.q, tier, f, &p.err) : gmem_switch(g, p.q, tier, f, &p.err);
 	close_peer(&p);
 	return r;
+}
+
+static int transfer(const char *answer, bool dry_run, struct gmem *g, Upgraded__V1__Tier *tier,
+		    struct findings *f)
+{
+	return transfer_as(dry_run ? "\"dry-run\":true,\"stage2\":true"
+				   : "\"dry-run\":false,\"stage2\":true",
+			   answer, dry_run,
+			   (struct gmem){ .source = true, .kernel = true, .target = true }, g, tier,
+			   f);
+}
+
+static void without_stage2_the_kernel_still_enforces_one_runner(void **state)
+{
+	Upgraded__V1__Tier tier;
+	struct findings f;
+	struct gmem g;
+
+	(void)state;
+	assert_int_equal(transfer_as("\"dry-run\":false,\"stage2\":false",
+				     ANSWER("{\"tier\": \"ownership\"}"), false,
+				     (struct gmem){ .source = true,
+						    .kernel = true,
+						    .target = true,
+						    .no_stage2 = true },
+				     &g, &tier, &f),
+			 0);
+	assert_int_equal(tier, TIER(GMEM));
+	assert_true(g.enforced);
+	assert_int_equal(f.n, 0);
+	findings_clear(&f);
+	gmem_clear(&g);
 }
 
 static void dry_run_names_what_stays_behind(void **state)
@@ -188,6 +221,7 @@ int main(void)
 		cmocka_unit_test(stock_qemu_is_tier_memfd),
 		cmocka_unit_test(guest_memfd_needs_kernel_and_target_for_stage2),
 		cmocka_unit_test(dry_run_names_what_stays_behind),
+		cmocka_unit_test(without_stage2_the_kernel_still_enforces_one_runner),
 		cmocka_unit_test(transfer_says_whether_the_kernel_enforces_one_runner),
 		cmocka_unit_test(refused_transfer_fails_the_upgrade),
 		cmocka_unit_test(nonsense_is_taken_for_nothing),

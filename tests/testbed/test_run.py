@@ -166,6 +166,10 @@ class KernelOnly(TestCase):
         done = self.run_small("sh", "-c", "ls /dev/kvm && cat /sys/module/kvm_amd/parameters/npt /sys/module/kvm/parameters/tdp_mmu")
         self.assertEqual(done.stdout, "/dev/kvm\nY\nY\n", done.stderr)
 
+    def test_appended_words_reach_the_kernel(self):
+        done = self.run_small("cat", "/sys/module/kvm/parameters/tdp_mmu", options=("--append", "kvm.tdp_mmu=0"))
+        self.assertEqual(done.stdout, "N\n", done.stderr)
+
     def test_wrong_usage_is_2(self):
         for argv in (["--kernel-only"], ["--no-such-option", "--", "true"], ["--share", "/no/such/folder", "--", "true"]):
             self.assertEqual(run(*argv).returncode, 2, argv)

@@ -1,17 +1,26 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The benchmarks, inside the emulated host.
 
-    bare   the blackout of an upgrade by upgraded against that of a bare cpr-transfer script (bare.py), the two in
-           turn on one running guest, the same binary, the same devices
-    sizes  the blackout of upgraded for a guest of 4 GiB against one of 512 MiB, in turn
+    bare         the blackout of an upgrade by upgraded against that of a bare cpr-transfer script (bare.py), the two
+                 in turn on one running guest, the same binary, the same devices
+    sizes        the blackout of upgraded for a guest of 4 GiB against one of 512 MiB, in turn
+    tiers        stage2, gmem and memfd against the bare script, in turn: the first two on one guest between patched
+                 QEMUs, the others on one between the distribution's newest. Blackout, and brownout
+    tier-sizes   stage2 for a guest of 8 GiB, most of it in use, against one of 512 MiB, in turn
 
-The blackout is the longest gap of the guest's 1 ms heartbeat around the upgrade, on the host's clock: for both
+The blackout is the longest gap of the guest's 1 ms heartbeat around the upgrade, on the host's clock: for all
 the same instrument, and the guest's own view. It is the longest of the whole upgrade, whatever made it; the gap
-"between the VMMs" is the source's event STOP to the target's RESUME. Each result keeps every run's figure."""
+"between the VMMs" is the source's event STOP to the target's RESUME. The brownout is the work that the guest did in
+the second after the gap, as a share of the second before. Each result keeps every run's figure.
+
+Of several guests all but the measured one are stopped, so that each has the emulated processor for itself."""
 
 import argparse
+import contextlib
 import json
+import os
 import pathlib
+import signal
 import statistics
 import subprocess
 import sys
@@ -19,9 +28,11 @@ import time
 
 sys.path[:0] = [str(pathlib.Path(__file__).resolve().parent), str(pathlib.Path(__file__).resolve().parent.parent / "lib")]
 from bare import BareVm
-from host import Guest, UPGRADECTL, qemus, tell
+from host import Guest, UPGRADECTL, default_machine, qemus, tell
 
 AFTER = 3  # seconds after an upgrade that still belong to it
+# Guests that share the emulated host's one processor while they boot: at full load none would get there.
+LIGHT = {"load_mem": 64, "cmdline": "load.mem_rate=400 load.net_pause_us=40000 load.disk_pause_ms=300"}
 
 
 def summary(values):
@@ -43,8 +54,8 @@ def measured(guest, name, upgrade):
             "work_ratio": (seen["work"] or {}).get("ratio")}
 
 
-def ours(guest, binary):
-    status, report = guest.upgrade(binary)
+def ours(guest, binary, *options):
+    status, report = guest.upgrade(binary, *options)
     if status:
         raise RuntimeError(f"upgrade of {guest.name}: exit status {status}: {report}")
     return report
@@ -55,79 +66,177 @@ def adopt(name, qmp):
     subprocess.run([UPGRADECTL, "adopt", name, "--qmp", str(qmp)], check=True, stdout=subprocess.DEVNULL)
 
 
-def bench_bare(binary, runs):
+def told(i, runs, figures):
+    """One line of a round: what the guest saw (between the two VMMs)."""
+    tell(f"  {i + 1:2}/{runs}  " + "   ".join(
+        f"{what} {r[-1]['blackout_ms']:.0f} ({r[-1]['vmm_blackout_ms'] or 0:.0f}) ms" for what, r in figures.items()))
+
+
+def result(figures, ratios, targets):
+    columns = {what: {"blackout_ms": summary([r["blackout_ms"] for r in runs]),
+                      "vmm_blackout_ms": summary([r["vmm_blackout_ms"] for r in runs if r["vmm_blackout_ms"]] or [0])}
+               for what, runs in figures.items()}
+    return {"runs": figures, "columns": columns, "ratios": ratios, "targets": targets}
+
+
+@contextlib.contextmanager
+def stopped(pids):
+    """The processes stand still meanwhile."""
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+
+
+def by_script(vm, name, binary):
+    """One upgrade by the bare script."""
+    run = measured(vm.guest, name, lambda: vm.upgrade(binary))
+    run["vmm_blackout_ms"] = vm.vmm_blackout_ms
+    return run
+
+
+def by_us(guest, name, binary, *options):
+    """One upgrade by upgraded."""
+    report = {}
+    run = measured(guest, name, lambda: report.update(ours(guest, binary, *options)))
+    run["vmm_blackout_ms"] = report["blackout_ms"]
+    run["tier"] = report["tier"]
+    run["handover"] = report.get("handover")
+    run["phases"] = {p["phase"]: p["duration_ms"] for p in report["phases"]}
+    run["target_pid"] = report["target"]["pid"]
+    return run
+
+
+def lend(vm, name, binary):
+    """A guest of the script's is upgraded by upgraded and given back."""
+    vm.qmp.close()
+    vm.qmp = None
+    adopt(vm.guest.name, vm.path)
+    run = by_us(vm.guest, name, binary)
+    vm.take_over(run["target_pid"])
+    return run
+
+
+def compare(figures, what, base, key="blackout_ms"):
+    """The ratios of two columns, run by run."""
+    pairs = [(a[key], b[key]) for a, b in zip(figures[what], figures[base]) if a[key] and b[key]]
+    return summary([a / b for a, b in pairs]) if pairs else None
+
+
+def bench_bare(options):
     """One guest, upgraded in turn by the script and by upgraded."""
+    binary = options.binary
     figures = {"bare": [], "upgraded": []}
     vm = BareVm(Guest("bench"))
     try:
         vm.start(binary)
-        for i in range(runs):
-            run = measured(vm.guest, f"bare-{i}", lambda: vm.upgrade(binary))
-            run["vmm_blackout_ms"] = vm.vmm_blackout_ms
-            figures["bare"].append(run)
-            vm.qmp.close()
-            vm.qmp = None
-            adopt("bench", vm.path)
-            report = {}
-            run = measured(vm.guest, f"upgraded-{i}", lambda: report.update(ours(vm.guest, binary)))
-            run["vmm_blackout_ms"] = report["blackout_ms"]
-            run["phases"] = {p["phase"]: p["duration_ms"] for p in report["phases"]}
-            figures["upgraded"].append(run)
-            vm.take_over(report["target"]["pid"])
-            tell(f"  {i + 1:2}/{runs}  bare {figures['bare'][-1]['blackout_ms']:8.1f} ms   "
-                 f"upgraded {run['blackout_ms']:8.1f} ms  (between the VMMs {vm.vmm_blackout_ms or 0:.1f} and "
-                 f"{run['vmm_blackout_ms']:.1f})")
+        for i in range(options.runs):
+            figures["bare"].append(by_script(vm, f"bare-{i}", binary))
+            figures["upgraded"].append(lend(vm, f"upgraded-{i}", binary))
+            told(i, options.runs, figures)
     finally:
         vm.stop()
         subprocess.run([UPGRADECTL, "forget", "bench"], capture_output=True)
-    ratios = [u["blackout_ms"] / b["blackout_ms"] for b, u in zip(figures["bare"], figures["upgraded"])]
-    vmm = [u["vmm_blackout_ms"] / b["vmm_blackout_ms"] for b, u in zip(figures["bare"], figures["upgraded"])
-           if b["vmm_blackout_ms"]]
-    return {"runs": figures, "bare": summary([r["blackout_ms"] for r in figures["bare"]]),
-            "upgraded": summary([r["blackout_ms"] for r in figures["upgraded"]]),
-            "ratio": summary(ratios), "vmm_ratio": summary(vmm) if vmm else None, "target": "median ratio <= 1.0"}
+    return result(figures, {"ratio": compare(figures, "upgraded", "bare"),
+                            "vmm_ratio": compare(figures, "upgraded", "bare", "vmm_blackout_ms")},
+                  {"ratio": "<= 1.0"})
 
 
-def bench_sizes(binary, runs):
+def bench_sizes(options):
     """Two guests, upgraded in turn by upgraded."""
     figures = {"512": [], "4096": []}
-    # Two guests share the emulated host's one processor: at full load neither would get to boot.
-    light = {"load_mem": 64, "cmdline": "load.mem_rate=400 load.net_pause_us=40000 load.disk_pause_ms=300"}
-    with Guest("small", memory=512, **light) as small, Guest("large", memory=4096, **light) as large:
-        small.start(binary, ready=120)
-        large.start(binary, ready=180)
-        for i in range(runs):
-            for guest, key in ((small, "512"), (large, "4096")):
-                report = {}
-                run = measured(guest, f"size-{i}", lambda: report.update(ours(guest, binary)))
-                run["vmm_blackout_ms"] = report["blackout_ms"]
-                figures[key].append(run)
-            tell(f"  {i + 1:2}/{runs}  512 MiB {figures['512'][-1]['blackout_ms']:8.1f} ms   "
-                 f"4 GiB {figures['4096'][-1]['blackout_ms']:8.1f} ms")
-    ratios = [b["blackout_ms"] / a["blackout_ms"] for a, b in zip(figures["512"], figures["4096"])]
-    vmm = [b["vmm_blackout_ms"] / a["vmm_blackout_ms"] for a, b in zip(figures["512"], figures["4096"])]
-    return {"runs": figures, "512": summary([r["blackout_ms"] for r in figures["512"]]),
-            "4096": summary([r["blackout_ms"] for r in figures["4096"]]), "ratio": summary(ratios),
-            "vmm_ratio": summary(vmm), "target": "median ratio <= 1.1"}
+    with Guest("small", memory=512, **LIGHT) as small, Guest("large", memory=4096, **LIGHT) as large:
+        for guest in (small, large):
+            guest.start(options.binary, ready=180)
+        for i in range(options.runs):
+            for guest, other, key in ((small, large, "512"), (large, small, "4096")):
+                with stopped([other.pid()]):
+                    figures[key].append(by_us(guest, f"size-{i}", options.binary))
+            told(i, options.runs, figures)
+    return result(figures, {"ratio": compare(figures, "4096", "512"),
+                            "vmm_ratio": compare(figures, "4096", "512", "vmm_blackout_ms")}, {"ratio": "<= 1.1"})
+
+
+def gmem_guest(options, name, **more):
+    machine = f"{default_machine(options.patched)},guest-memfd=on"
+    return Guest(name, machine=machine, extra=["-L", "/usr/share/seabios", "-L", "/usr/share/qemu"], **more)
+
+
+def bench_tiers(options):
+    """Two guests: one upgraded in turn with and without its page tables, one by upgraded and by the script."""
+    figures = {"stage2": [], "gmem": [], "memfd": [], "bare": []}
+    vm = BareVm(Guest("plain"))
+    try:
+        vm.start(options.binary)
+        with stopped([vm.pid]), gmem_guest(options, "gmem") as guest:
+            guest.start(options.patched, ready=180)
+            for i in range(options.runs):
+                figures["stage2"].append(by_us(guest, f"stage2-{i}", options.patched))
+                figures["gmem"].append(by_us(guest, f"gmem-{i}", options.patched, "--no-stage2"))
+                with stopped([guest.pid()]):
+                    os.kill(vm.pid, signal.SIGCONT)
+                    figures["bare"].append(by_script(vm, f"bare-{i}", options.binary))
+                    figures["memfd"].append(lend(vm, f"memfd-{i}", options.binary))
+                    os.kill(vm.pid, signal.SIGSTOP)
+                told(i, options.runs, figures)
+            os.kill(vm.pid, signal.SIGCONT)
+    finally:
+        vm.stop()
+        subprocess.run([UPGRADECTL, "forget", "plain"], capture_output=True)
+    wrong = [r["tier"] for tier in ("stage2", "gmem", "memfd") for r in figures[tier] if r["tier"] != tier]
+    if wrong:
+        raise RuntimeError(f"upgrades had other tiers than they should: {wrong}")
+    ratios = {f"{tier}_to_bare": compare(figures, tier, "bare") for tier in ("stage2", "gmem", "memfd")}
+    ratios["stage2_to_memfd"] = compare(figures, "stage2", "memfd")
+    work = {f"{tier}_work": summary([r["work_ratio"] for r in runs if r["work_ratio"]]) for tier, runs in figures.items()}
+    return result(figures, {**ratios, **work}, {"stage2_to_bare": "<= 0.7", "stage2_work": ">= 0.95"})
+
+
+def bench_tier_sizes(options):
+    """Two guests of the tier stage2, the larger with 6 GiB in use."""
+    figures = {"512": [], "8192": []}
+    with gmem_guest(options, "small", memory=512, **LIGHT) as small:
+        small.start(options.patched, ready=180)
+        with stopped([small.pid()]), gmem_guest(options, "large", memory=8192, **{**LIGHT, "load_mem": 6144}) as large:
+            large.start(options.patched, ready=600)
+            os.kill(small.pid(), signal.SIGCONT)
+            for i in range(options.runs):
+                for guest, other, key in ((small, large, "512"), (large, small, "8192")):
+                    with stopped([other.pid()]):
+                        figures[key].append(by_us(guest, f"size-{i}", options.patched))
+                told(i, options.runs, figures)
+    return result(figures, {"ratio": compare(figures, "8192", "512"),
+                            "vmm_ratio": compare(figures, "8192", "512", "vmm_blackout_ms")}, {"ratio": "<= 1.1"})
+
+
+BENCHES = {"bare": bench_bare, "sizes": bench_sizes, "tiers": bench_tiers, "tier-sizes": bench_tier_sizes}
 
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("output", type=pathlib.Path)
+    parser.add_argument("bench", choices=BENCHES, nargs="+")
     parser.add_argument("--runs", type=int, default=10)
-    parser.add_argument("--sizes-runs", type=int, default=7)
+    parser.add_argument("--patched", help="a QEMU with the patches of qemu-patches/")
     options = parser.parse_args()
-    version, binary = list(qemus().items())[-1]
-    results = {"qemu": version, "guest": "2 vCPUs, VGA, virtio-blk (qcow2), virtio-net (tap, vhost), rng, balloon",
-               "emulated_host": True}
-    for name, bench, runs in (("bare", bench_bare, options.runs), ("sizes", bench_sizes, options.sizes_runs)):
-        if not runs:
-            continue
-        tell(f"{name}: {bench.__doc__ or ''}")
-        results[name] = bench(binary, runs)
+    version, options.binary = list(qemus().items())[-1]
+    results = json.loads(options.output.read_text()) if options.output.exists() else {}
+    results.update(qemu=version, guest="2 vCPUs, VGA, virtio-blk (qcow2), virtio-net (tap, vhost), rng, balloon",
+                   emulated_host=True)
+    for name in options.bench:
+        bench = BENCHES[name]
+        tell(f"{name}: {bench.__doc__}")
+        results[name] = bench(options)
         options.output.write_text(json.dumps(results, indent=2) + "\n")
-        r = results[name]["ratio"]
-        tell(f"  ratio: median {r['median']:.2f}, {r['min']:.2f} to {r['max']:.2f}; target: {results[name]['target']}\n")
+        for what, r in results[name]["ratios"].items():
+            if r:
+                target = results[name]["targets"].get(what)
+                tell(f"  {what:<18} median {r['median']:.2f}, {r['min']:.2f} to {r['max']:.2f}"
+                     f"{f'; target {target}' if target else ''}")
+        tell("")
 
 
 if __name__ == "__main__":

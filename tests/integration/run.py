@@ -76,7 +76,9 @@ class Results(unittest.TestResult):
         # A class that could not be set up has no startTest().
         name = self.name(test) if isinstance(test, unittest.TestCase) else str(test)
         self.failed.append({"name": name, "text": text})
-        tell(f"FAIL  {name} {self.took()}\n" + "\n".join("    | " + line for line in text.splitlines()))
+        # What it is about stands first, before what it takes many lines to say.
+        why = " ".join(str(err[1]).split())[:400]
+        tell(f"FAIL  {name} {self.took()}: {why}\n" + "\n".join("    | " + line for line in text.splitlines()))
         self.write()
 
     addError = addFailure

@@ -11,6 +11,7 @@ import os
 import pathlib
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -37,6 +38,31 @@ def default_machine(path, machine="q35"):
         if line.split()[0] == machine and "(alias of " in line:
             return line.split("(alias of ")[1].rstrip(")")
     raise RuntimeError(f"{path} has no machine {machine}")
+
+
+def cpu_ticks(pid, tid):
+    """Processor time of a thread, in clock ticks."""
+    fields = pathlib.Path(f"/proc/{pid}/task/{tid}/stat").read_text().rsplit(")", 1)[1].split()
+    return int(fields[11]) + int(fields[12])
+
+
+def hmp(path, *commands):
+    """What QEMU's human monitor says to the commands."""
+    with socket.socket(socket.AF_UNIX) as s:
+        s.connect(str(path))
+        s.settimeout(1)
+        answer = b""
+        for command in commands:
+            s.sendall(command.encode() + b"\n")
+            try:
+                while not answer.endswith(b"(qemu) "):
+                    answer += s.recv(65536)
+            except TimeoutError:
+                pass
+            answer += b"\n"
+    # Without the echo, which is edited character by character, and without what no kernel waits for.
+    return "\n".join(line for line in answer.decode(errors="replace").splitlines()
+                     if "\x1b" not in line and not line.startswith(("FPR", "XMM", "FCW", "DR")))
 
 
 def wait_until(condition, seconds, what):
@@ -184,9 +210,29 @@ class Guest:
     def fresh_report(self, seconds=20):
         """The first report that the guest sends from now on: it is alive, and this is what it says."""
         seen = self.status()["reports"]["seen"]
-        status = wait_until(lambda: (s := self.status())["reports"]["seen"] > seen + 1 and s, seconds,
-                            f"{self.name} reports; console:\n{self.console()}")
+        try:
+            status = wait_until(lambda: (s := self.status())["reports"]["seen"] > seen + 1 and s, seconds,
+                                f"{self.name} reports")
+        except TimeoutError as e:
+            raise TimeoutError(f"{e}; {self.diagnosis()}") from None
         return status["guest"]
+
+    def diagnosis(self):
+        """Of a guest that does not report, in few words: is it the guest that stands, its VMM, or only the report?"""
+        ticks, threads = self.status()["ticks"], []
+        pid = self.pid()
+        before = {tid: cpu_ticks(pid, tid) for tid in os.listdir(f"/proc/{pid}/task")}
+        time.sleep(1)
+        for tid, ran in before.items():
+            task = pathlib.Path(f"/proc/{pid}/task/{tid}")
+            threads.append(f"{(task / 'comm').read_text().strip()} {(task / 'stat').read_text().rsplit(')', 1)[1].split()[0]} "
+                           f"{cpu_ticks(pid, tid) - ran} ticks/s in {(task / 'wchan').read_text()} "
+                           f"{(task / 'syscall').read_text().split()[:3]}")
+        text = f"heartbeat silent for {ticks['silent_ms']:.0f} ms, {ticks['seen']} ticks; threads: {'; '.join(threads)}"
+        monitor = self.dir / "monitor"
+        if monitor.exists():
+            text += "; " + " ".join(hmp(monitor, "info status", "info cpus", "info registers -a", "info lapic 0", "info lapic 1").split())
+        return f"{text}; console:\n{self.console()}"
 
     def show(self):
         r = subprocess.run([UPGRADECTL, "--json", "show", self.name], capture_output=True, text=True, check=True)

@@ -7,7 +7,7 @@ NINJA := ninja --quiet
 
 .DEFAULT_GOAL := help
 .PHONY: help build install demo check check-unit check-native check-testbed check-integration check-tiers bench \
-	kernel kernel-series check-kernel check-kernel-nightly bench-kernel \
+	kernel kernel-series check-kernel check-kernel-nightly bench-kernel fuzz \
 	qemu qemu-series check-qemu testbed testbed-shell testbed-install clean
 
 help: ## this list
@@ -33,11 +33,14 @@ demo: ## upgrade a Linux guest under load from one QEMU to another, in the emula
 	@tests/demo/run $(TIER)
 
 check: ## all tests; ends with "N passed, N failed, N skipped"
-	@testbed/deps build testbed kernel
+	@testbed/deps build testbed kernel fuzz
 	@tests/check
 
 check-unit: $(ASAN)/build.ninja ## the unit tests only, with the sanitizers
 	@tests/check unit
+
+fuzz: ## search for inputs that break us, SECONDS=60 by each fuzzer; longer finds more
+	@tests/fuzz/run --seconds $(or $(SECONDS),60)
 
 check-native: ## VMMs with libupgraded: a tiny one, upgraded and killed in every phase
 	@testbed/deps build testbed kernel

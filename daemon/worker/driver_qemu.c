@@ -457,7 +457,6 @@ static int verify(struct upgrade *u, struct error *err)
 /* Why the source's migration failed, or 0 while it has not. */
 static int migration_error(struct qemu *q, struct error *err)
 {
-	_cleanup_free_ char *status = NULL;
 	struct json_object *value = NULL, *desc;
 	int r;
 

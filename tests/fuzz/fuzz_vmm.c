@@ -4,9 +4,6 @@
  * bit 0, the VMM is a target; bit 1, its callbacks answer later. Then packets:
  * how many fds, two bytes of length, the bytes. What must hold: no guest is run
  * twice or while it is frozen, and no fd is left.
- *
- * To search, with clang: see fuzz_wire.c; with lib/vmm.c, lib/vmm_link.c,
- * lib/gmem.c, lib/client.c, and -Ikernel/include/uapi.
  */
 #include "vmm.h"
 

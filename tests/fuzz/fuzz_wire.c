@@ -3,15 +3,6 @@
  * Fuzzes what a stranger's packet meets first: wire_decode(), and what
  * upgradectl does with a message that decoded, its conversion to JSON. The
  * first byte is the number of fds that came with the packet.
- *
- * To search, with clang, from the top of the tree after a build in BUILD:
- *
- *   clang -g -O1 -fsanitize=fuzzer,address,undefined -D_GNU_SOURCE -std=gnu17 \
- *     -Ilib -Idaemon -Icli -IBUILD/proto -IBUILD/lib -I/usr/include/json-c \
- *     tests/fuzz/fuzz_wire.c lib/wire.c lib/error.c daemon/scm_rights.c \
- *     cli/proto_json.c cli/text.c BUILD/proto/upgraded.pb-c.c \
- *     -lprotobuf-c -ljson-c -o fuzz_wire
- *   ./fuzz_wire -max_len=4096 CORPUS tests/fuzz/seeds/wire
  */
 #include "proto_json.h"
 #include "wire.h"

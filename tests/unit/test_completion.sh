@@ -71,7 +71,7 @@ fi
 
 # Every option that the command knows is offered and documented, and no other.
 for verb in check upgrade adopt history list; do
-	options=$("$command" "$verb" --help | grep -o -- '--[a-z][a-z-]*' | sort -u | grep -v -- --usage)
+	options=$("$command" "$verb" --help | grep -o -- '--[a-z][a-z0-9-]*' | sort -u | grep -v -- --usage)
 	COMP_WORDS=("$command" "$verb" --)
 	COMP_CWORD=2
 	COMPREPLY=()

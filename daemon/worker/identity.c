@@ -285,6 +285,19 @@ static int open_places(struct identity *id, pid_t pid, struct error *err)
 	return 0;
 }
 
+int identity_new(struct identity **ret_identity)
+{
+	struct identity *id = calloc(1, sizeof(*id));
+
+	if (!id)
+		return -ENOMEM;
+	id->cwd = id->root = -EBADF;
+	for (int i = 0; i < NS_COUNT; i++)
+		id->ns[i] = -EBADF;
+	*ret_identity = id;
+	return 0;
+}
+
 int identity_read(pid_t pid, int pidfd, bool keep_cgroup, struct identity **ret_identity,
 		  struct error *err)
 {
@@ -292,13 +305,9 @@ int identity_read(pid_t pid, int pidfd, bool keep_cgroup, struct identity **ret_
 	struct pollfd alive = { .fd = pidfd, .events = POLLIN };
 	int r;
 
-	id = calloc(1, sizeof(*id));
-	if (!id)
-		return -ENOMEM;
-	id->cwd = id->root = -EBADF;
-	for (int i = 0; i < NS_COUNT; i++)
-		id->ns[i] = -EBADF;
-
+	r = identity_new(&id);
+	if (r < 0)
+		return r;
 	r = proc_read_strv(pid, "environ", &id->env);
 	if (r < 0)
 		return error_errno(err, r, "cannot read the source's environment");

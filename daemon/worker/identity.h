@@ -56,6 +56,9 @@ struct identity {
 int identity_read(pid_t pid, int pidfd, bool keep_cgroup, struct identity **ret_identity,
 		  struct error *err);
 
+/* An empty one, with no fds. */
+int identity_new(struct identity **ret_identity);
+
 void identity_freep(struct identity **id);
 
 #endif

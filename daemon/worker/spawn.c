@@ -3,7 +3,7 @@
  * Starting a process with the identity of another: the target, the short probe
  * of its binary, and a function of ours that is to have no more rights than the
  * guest's VMM (spawn_work()). The parent looks everything up and opens everything
- * (identity.c); the child only makes system calls on what it finds ready, in
+ * (identity.c) before it forks, or long before: see spawn_order.c. The child only makes system calls on what it finds ready, in
  * an order in which every step still has the privileges it needs:
  *
  *   label, cgroups, oom score   while /proc and /sys are ours
@@ -27,6 +27,7 @@
 
 #include "cleanup.h"
 #include "identity.h"
+#include "spawn_order.h"
 
 #include <fcntl.h>
 #include <grp.h>
@@ -102,10 +103,12 @@ struct failure {
 };
 
 struct child {
-	const struct spawn *s;
+	const char *name; /* what is started, for messages */
+	char **argv;
 	const struct identity *id;
-	int *fds; /* for s->fds, in this process */
-	int stdio[3];
+	struct spawn_fd *fds; /* a copy that the child may change */
+	size_t n_fds;
+	bool *ret_no_exec;
 	int report;		       /* the pipe's writing end */
 	int (*work)(const void *data); /* instead of exec */
 	const void *data;
@@ -184,13 +187,12 @@ static int move_above(int fd, int above)
  */
 static void place_fds(struct child *c)
 {
-	const struct spawn *s = c->s;
 	struct rlimit limit;
 	int above = 3, report;
 
-	for (size_t i = 0; i < s->n_fds; i++)
-		if (s->fds[i].target >= above)
-			above = s->fds[i].target + 1;
+	for (size_t i = 0; i < c->n_fds; i++)
+		if (c->fds[i].number >= above)
+			above = c->fds[i].number + 1;
 	if (!getrlimit(RLIMIT_NOFILE, &limit)) {
 		limit.rlim_cur = limit.rlim_max;
 		setrlimit(RLIMIT_NOFILE, &limit);
@@ -199,22 +201,16 @@ static void place_fds(struct child *c)
 	if (report < 0)
 		fail(c, STEP_FDS, -1);
 	c->report = report;
-	for (int i = 0; i < 3; i++)
-		if ((c->stdio[i] = move_above(c->stdio[i], above)) < 0)
-			fail(c, STEP_FDS, i);
-	for (size_t i = 0; i < s->n_fds; i++)
-		if ((c->fds[i] = move_above(c->fds[i], above)) < 0)
-			fail(c, STEP_FDS, s->fds[i].target);
+	for (size_t i = 0; i < c->n_fds; i++)
+		if ((c->fds[i].fd = move_above(c->fds[i].fd, above)) < 0)
+			fail(c, STEP_FDS, c->fds[i].number);
 
 	/* Whatever else is open here, ours or a library's, ends with exec. */
 	if (close_range(3, UINT_MAX, CLOSE_RANGE_CLOEXEC) < 0)
 		fail(c, STEP_FDS, -1);
-	for (int i = 0; i < 3; i++)
-		if (dup2(c->stdio[i], i) < 0)
-			fail(c, STEP_FDS, i);
-	for (size_t i = 0; i < s->n_fds; i++)
-		if (dup2(c->fds[i], s->fds[i].target) < 0)
-			fail(c, STEP_FDS, s->fds[i].target);
+	for (size_t i = 0; i < c->n_fds; i++)
+		if (dup2(c->fds[i].fd, c->fds[i].number) < 0)
+			fail(c, STEP_FDS, c->fds[i].number);
 }
 
 static void set_limits(const struct child *c)
@@ -295,7 +291,7 @@ __attribute__((noreturn)) static void child_main(struct child *c)
 	place_fds(c);
 	set_limits(c);
 	set_credentials(c);
-	execve(c->s->argv[0], c->s->argv, c->id->env);
+	execve(c->argv[0], c->argv, c->id->env);
 	fail(c, STEP_EXEC, 0);
 }
 
@@ -341,20 +337,20 @@ static void detail_text(const struct failure *f, char *text, size_t size)
 	}
 }
 
-static int child_failed(const struct spawn *s, const struct failure *f, struct error *err)
+static int child_failed(const struct child *c, const struct failure *f, struct error *err)
 {
 	char detail[32];
 
 	if (f->step < 0 || f->step >= STEP_COUNT || f->error <= 0)
-		return error_set(err, -EPROTO, "%s reported nonsense while it started", s->argv[0]);
-	if (f->step == STEP_EXEC && s->ret_no_exec)
-		*s->ret_no_exec = true;
+		return error_set(err, -EPROTO, "%s reported nonsense while it started", c->name);
+	if (f->step == STEP_EXEC && c->ret_no_exec)
+		*c->ret_no_exec = true;
 	if (f->step == STEP_WORK)
-		return error_errno(err, -f->error, "cannot %s", s->argv[0]);
+		return error_errno(err, -f->error, "cannot %s", c->name);
 	if (f->step == STEP_EXEC)
-		return error_errno(err, -f->error, "%s cannot be executed", s->argv[0]);
+		return error_errno(err, -f->error, "%s cannot be executed", c->name);
 	detail_text(f, detail, sizeof(detail));
-	return error_errno(err, -f->error, "cannot start %s: it cannot %s%s", s->argv[0],
+	return error_errno(err, -f->error, "cannot start %s: it cannot %s%s", c->name,
 			   step_names[f->step], detail);
 }
 
@@ -368,7 +364,7 @@ void spawn_kill(int pidfd)
 }
 
 /* Waits for the report of the child: its end without a word means exec. */
-static int wait_started(const struct spawn *s, int report, struct error *err)
+static int wait_started(const struct child *c, int report, struct error *err)
 {
 	struct pollfd p = { .fd = report, .events = POLLIN };
 	struct failure f;
@@ -379,7 +375,7 @@ static int wait_started(const struct spawn *s, int report, struct error *err)
 		r = poll(&p, 1, START_TIMEOUT_MS);
 	while (r < 0 && errno == EINTR);
 	if (r == 0)
-		return error_set(err, -ETIMEDOUT, "%s was not executed within %d s", s->argv[0],
+		return error_set(err, -ETIMEDOUT, "%s was not executed within %d s", c->name,
 				 START_TIMEOUT_MS / 1000);
 	do
 		n = read(report, &f, sizeof(f));
@@ -387,8 +383,8 @@ static int wait_started(const struct spawn *s, int report, struct error *err)
 	if (n == 0)
 		return 0;
 	if (n != sizeof(f))
-		return error_set(err, -EPROTO, "%s reported nonsense while it started", s->argv[0]);
-	return child_failed(s, &f, err);
+		return error_set(err, -EPROTO, "%s reported nonsense while it started", c->name);
+	return child_failed(c, &f, err);
 }
 
 static int getfd(int pidfd, int fd)
@@ -398,11 +394,22 @@ static int getfd(int pidfd, int fd)
 	return copy < 0 ? -errno : copy;
 }
 
-/* Copies the source's fds and stdio here. What was opened is in @c even on failure. */
-static int copy_fds(struct child *c, int *ret_opened, struct error *err)
+/* The source's fds and stdio, copied here. */
+static int copy_fds(const struct spawn *s, struct spawn_order *o, struct error *err)
 {
-	const struct spawn *s = c->s;
+	int fd, r;
 
+	for (int i = 0; i < 3; i++) {
+		fd = s->stdio[i] >= 0 ? fcntl(s->stdio[i], F_DUPFD_CLOEXEC, 3)
+				      : getfd(s->source_pidfd, i);
+		if (fd == -EBADF)
+			fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+		if (fd < 0)
+			return error_errno(err, -ENODEV, "cannot copy the source's stdio");
+		r = spawn_order_add_fd(o, fd, i);
+		if (r < 0)
+			return r;
+	}
 	for (size_t i = 0; i < s->n_fds; i++) {
 		for (size_t j = 0; j < i; j++)
 			if (s->fds[j].target == s->fds[i].target)
@@ -411,21 +418,13 @@ static int copy_fds(struct child *c, int *ret_opened, struct error *err)
 		if (s->fds[i].target < 3)
 			return error_set(err, -EINVAL, "fd %d is no number for a source's fd",
 					 s->fds[i].target);
-		c->fds[i] = getfd(s->source_pidfd, s->fds[i].source);
-		if (c->fds[i] < 0)
-			return error_errno(err, c->fds[i], "cannot copy fd %d of the source",
+		fd = getfd(s->source_pidfd, s->fds[i].source);
+		if (fd < 0)
+			return error_errno(err, fd, "cannot copy fd %d of the source",
 					   s->fds[i].source);
-	}
-	for (int i = 0; i < 3; i++) {
-		c->stdio[i] = s->stdio[i];
-		if (c->stdio[i] >= 0)
-			continue;
-		c->stdio[i] = getfd(s->source_pidfd, i);
-		if (c->stdio[i] == -EBADF)
-			c->stdio[i] = open("/dev/null", O_RDWR | O_CLOEXEC);
-		if (c->stdio[i] < 0)
-			return error_errno(err, -ENODEV, "cannot copy the source's stdio");
-		ret_opened[i] = c->stdio[i];
+		r = spawn_order_add_fd(o, fd, s->fds[i].target);
+		if (r < 0)
+			return r;
 	}
 	return 0;
 }
@@ -482,9 +481,9 @@ static int spawn_child(struct child *c, pid_t *ret_pid, int *ret_pidfd, struct e
 		r = -errno;
 		kill(pid, SIGKILL);
 		waitpid(pid, NULL, 0);
-		return error_errno(err, r, "cannot open a pidfd of %s", c->s->argv[0]);
+		return error_errno(err, r, "cannot open a pidfd of %s", c->name);
 	}
-	r = wait_started(c->s, reading, err);
+	r = wait_started(c, reading, err);
 	if (r < 0) {
 		spawn_kill(pidfd);
 		return r;
@@ -519,34 +518,69 @@ static int set_variable(struct identity *id, const char *assignment)
 	return 0;
 }
 
-int spawn_like(const struct spawn *s, pid_t *ret_pid, int *ret_pidfd, struct error *err)
+static int copy_argv(char **argv, char ***ret_argv)
 {
-	__attribute__((cleanup(identity_freep))) struct identity *id = NULL;
-	_cleanup_free_ int *fds = NULL;
-	int opened[3] = { -EBADF, -EBADF, -EBADF };
-	struct child c = { .s = s, .report = -EBADF };
+	_cleanup_strv_ char **copy = NULL;
+	size_t n = 0;
+
+	while (argv[n])
+		n++;
+	copy = calloc(n + 1, sizeof(*copy));
+	if (!copy)
+		return -ENOMEM;
+	for (size_t i = 0; i < n; i++)
+		if (!(copy[i] = strdup(argv[i])))
+			return -ENOMEM;
+	*ret_argv = TAKE_PTR(copy);
+	return 0;
+}
+
+int spawn_order_make(const struct spawn *s, struct spawn_order **ret_order, struct error *err)
+{
+	__attribute__((cleanup(spawn_order_freep))) struct spawn_order *o = NULL;
 	int r;
 
-	r = identity_read(s->source, s->source_pidfd, s->keep_cgroup, &id, err);
+	if (spawn_order_new(&o) < 0 || copy_argv(s->argv, &o->argv) < 0)
+		return -ENOMEM;
+	r = identity_read(s->source, s->source_pidfd, s->keep_cgroup, &o->id, err);
 	if (r < 0)
 		return r;
-	c.id = id;
-	if (s->setenv && set_variable(id, s->setenv) < 0)
+	if (s->setenv && set_variable(o->id, s->setenv) < 0)
 		return -ENOMEM;
-	fds = malloc((s->n_fds + 1) * sizeof(*fds));
+	r = copy_fds(s, o, err);
+	if (r < 0)
+		return r;
+	*ret_order = TAKE_PTR(o);
+	return 0;
+}
+
+int spawn_order_start(const struct spawn_order *o, bool *ret_no_exec, pid_t *ret_pid,
+		      int *ret_pidfd, struct error *err)
+{
+	_cleanup_free_ struct spawn_fd *fds = malloc((o->n_fds + 1) * sizeof(*fds));
+	struct child c = {
+		.name = o->argv[0],
+		.argv = o->argv,
+		.id = o->id,
+		.fds = fds,
+		.n_fds = o->n_fds,
+		.ret_no_exec = ret_no_exec,
+		.report = -EBADF,
+	};
+
 	if (!fds)
 		return -ENOMEM;
-	for (size_t i = 0; i < s->n_fds; i++)
-		fds[i] = -EBADF;
-	c.fds = fds;
-	r = copy_fds(&c, opened, err);
-	if (r >= 0)
-		r = spawn_child(&c, ret_pid, ret_pidfd, err);
-	for (size_t i = 0; i < s->n_fds; i++)
-		closep(&fds[i]);
-	for (int i = 0; i < 3; i++)
-		closep(&opened[i]);
-	return r;
+	memcpy(fds, o->fds, o->n_fds * sizeof(*fds));
+	return spawn_child(&c, ret_pid, ret_pidfd, err);
+}
+
+int spawn_like(const struct spawn *s, pid_t *ret_pid, int *ret_pidfd, struct error *err)
+{
+	__attribute__((cleanup(spawn_order_freep))) struct spawn_order *o = NULL;
+	int r;
+
+	r = spawn_order_make(s, &o, err);
+	return r < 0 ? r : spawn_order_start(o, s->ret_no_exec, ret_pid, ret_pidfd, err);
 }
 
 int spawn_work(pid_t like, int like_pidfd, const char *what, int (*work)(const void *data),
@@ -554,8 +588,7 @@ int spawn_work(pid_t like, int like_pidfd, const char *what, int (*work)(const v
 {
 	__attribute__((cleanup(identity_freep))) struct identity *id = NULL;
 	_cleanup_close_ int pidfd = -EBADF;
-	struct spawn s = { .argv = (char *[]){ (char *)what, NULL } };
-	struct child c = { .s = &s, .report = -EBADF, .work = work, .data = data };
+	struct child c = { .name = what, .report = -EBADF, .work = work, .data = data };
 	siginfo_t info = { 0 };
 	pid_t pid;
 	int r;

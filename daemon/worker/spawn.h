@@ -20,6 +20,15 @@ struct spawn {
 	bool *ret_no_exec;           /* may be NULL; set if all worked but exec itself */
 };
 
+struct spawn_order;
+
+/* All that spawn_like() needs of the source; *ret_order is freed with spawn_order_freep(). */
+int spawn_order_make(const struct spawn *s, struct spawn_order **ret_order, struct error *err);
+
+/* The other half of spawn_like(): the source may be dead. As often as you like. */
+int spawn_order_start(const struct spawn_order *o, bool *ret_no_exec, pid_t *ret_pid,
+		      int *ret_pidfd, struct error *err);
+
 /*
  * Starts it with the source's uids, gids, groups, capabilities, no_new_privs,
  * namespaces, root, working directory, umask, rlimits, environment, cgroup,

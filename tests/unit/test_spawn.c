@@ -4,8 +4,10 @@
  * and nothing is left behind when it cannot be. The sources are children of
  * the test; as root they are made as different from the test as Linux allows.
  */
+#include "count_fds.h"
 #include "names.h"
 #include "spawn.h"
+#include "spawn_order.h"
 
 #include <fcntl.h>
 #include <grp.h>
@@ -255,6 +257,88 @@ static void confined_source_gives_a_confined_target(void **state)
 	stop(&target);
 	stop(&source);
 	no_child_left();
+}
+
+static struct spawn_order *order_of(const struct proc *source)
+{
+	struct spawn s = {
+		.source = source->pid,
+		.source_pidfd = source->pidfd,
+		.argv = (char **)sleep_argv,
+		.stdio = { -EBADF, -EBADF, -EBADF },
+	};
+	_cleanup_error_ struct error err = ERROR_INIT;
+	struct spawn_order *o = NULL;
+
+	if (spawn_order_make(&s, &o, &err) < 0)
+		fail_msg("spawn_order_make: %s", err.text);
+	return o;
+}
+
+static struct proc start_order(const struct spawn_order *o)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+	struct proc target = { 0 };
+
+	if (spawn_order_start(o, NULL, &target.pid, &target.pidfd, &err) < 0)
+		fail_msg("spawn_order_start: %s", err.text);
+	return target;
+}
+
+/* What is packed is all that it takes, when the source can no longer be asked. */
+static void packed_order_starts_the_same_target_after_the_source_died(void **state)
+{
+	struct proc source = start(geteuid() ? modest : confined), first, second;
+	struct spawn_order *o = order_of(&source), *again = NULL;
+	size_t len, n_fds, before = count_fds();
+	uint8_t *packed;
+	int *fds;
+
+	first = start_order(o);
+	same_identity(&source, &first);
+	stop(&source);
+	assert_int_equal(spawn_order_pack(o, &packed, &len, &fds, &n_fds), 0);
+	assert_int_equal(spawn_order_unpack(packed, len, fds, n_fds, &again), 0);
+	free(fds);
+	spawn_order_freep(&o);
+	second = start_order(again);
+	same_identity(&first, &second);
+	same_file(&first, &second, "cmdline");
+	for (int i = 0; i < 3; i++) {
+		char name[8];
+
+		snprintf(name, sizeof(name), "fd/%d", i);
+		same_link(&first, &second, name);
+	}
+	spawn_order_freep(&again);
+	free(packed);
+	stop(&first);
+	stop(&second);
+	assert_true(count_fds() < before);
+	no_child_left();
+}
+
+static void damaged_order_is_refused_and_leaks_nothing(void **state)
+{
+	struct proc source = start(modest);
+	struct spawn_order *o = order_of(&source), *again = NULL;
+	size_t len, n_fds, before;
+	uint8_t *packed;
+	int *fds;
+
+	assert_int_equal(spawn_order_pack(o, &packed, &len, &fds, &n_fds), 0);
+	before = count_fds();
+	for (size_t cut = 0; cut < len; cut += 1 + cut / 16)
+		assert_true(spawn_order_unpack(packed, cut, fds, n_fds, &again) < 0);
+	assert_int_equal(spawn_order_unpack(packed, len, fds, n_fds - 1, &again), -EBADMSG);
+	fds[0] = -EBADF;
+	assert_int_equal(spawn_order_unpack(packed, len, fds, n_fds, &again), -EBADF);
+	assert_null(again);
+	assert_int_equal(count_fds(), before);
+	free(fds);
+	free(packed);
+	spawn_order_freep(&o);
+	stop(&source);
 }
 
 /* A root that has given its capabilities up must not get them back by exec. */
@@ -562,6 +646,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(target_is_what_the_source_is),
 		cmocka_unit_test(confined_source_gives_a_confined_target),
+		cmocka_unit_test(packed_order_starts_the_same_target_after_the_source_died),
+		cmocka_unit_test(damaged_order_is_refused_and_leaks_nothing),
 		cmocka_unit_test(root_without_capabilities_stays_without),
 		cmocka_unit_test(pid_namespace_is_entered),
 		cmocka_unit_test(fds_become_the_wanted_numbers_and_no_others),

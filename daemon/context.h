@@ -22,6 +22,7 @@ struct context {
 	struct registry *registry;
 	struct journal *journal;
 	struct history *history;
+	struct fd_store *fd_store;
 	struct server *server;
 	struct upgrade *upgrades; /* waiting and under way, oldest first */
 	struct check *checks;	  /* likewise */

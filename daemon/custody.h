@@ -4,6 +4,7 @@
 #define UPGRADED_CUSTODY_H
 
 #include "error.h"
+#include "fd_store.h"
 #include "message.h"
 #include "scm_rights.h"
 
@@ -18,11 +19,15 @@ struct custody_item {
 	size_t len;
 	int *fds;
 	size_t n_fds;
-	bool open; /* more packets of it follow */
+	bool open;     /* more packets of it follow */
+	int whole;     /* memfd with a HeldItem; -EBADF while it is open */
+	char **stored; /* NULL-terminated names in the fd store: its own, then one for each fd */
 };
 
 /* Of one upgrade. */
 struct custody {
+	struct fd_store *store; /* borrowed; NULL: none */
+	uint64_t id;		/* of the upgrade */
 	struct custody_item **items;
 	size_t n;
 };
@@ -38,6 +43,15 @@ struct custody {
 int custody_put(struct custody *c, const CustodyPut *put, bool more, struct scm_fds *fds,
 		struct error *err);
 
+/*
+ * Takes back what an earlier daemon held, from the fd store. What is not whole
+ * is as if it had never been put.
+ */
+int custody_restore(struct custody *c, struct error *err);
+
+/* Lets go of one item, here and in the fd store; none of that name is fine. */
+void custody_drop(struct custody *c, const char *name);
+
 /* The complete item of that name, or NULL. */
 const struct custody_item *custody_find(const struct custody *c, const char *name);
 
@@ -45,7 +59,10 @@ const struct custody_item *custody_find(const struct custody *c, const char *nam
 int custody_describe(const struct custody *c, CustodyItem ***ret_items);
 void custody_free_items(CustodyItem **items, size_t n);
 
-/* Closes and frees all of it. */
+/* Closes and frees all of it, and takes it out of the fd store. */
 void custody_clear(struct custody *c);
+
+/* As custody_clear(), but systemd keeps it for the next daemon. */
+void custody_leave(struct custody *c);
 
 #endif

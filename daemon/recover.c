@@ -2,12 +2,16 @@
 /*
  * Upgrades that were running when the daemon ended. Called once from main(),
  * before anybody can connect: replays the journal, and gives each upgrade that
- * has an INTENT and no END to upgrade.c. The rule is in the journal alone: with
- * a COMMIT record it rolls forward, without one it rolls back. Owns the list
- * while it reads. If the daemon dies here, the next one does the same again.
+ * has an INTENT and no END to upgrade.c, which takes its custody back from the fd
+ * store. The rule is in the journal alone: with a COMMIT record it rolls forward,
+ * without one it rolls back; a REBUILD record says that there are no VMMs to which
+ * either could apply. Owns the list while it reads. If the daemon dies here, the
+ * next one does the same again: what is taken up stays in journal and fd store
+ * until its END.
  */
 #include "recover.h"
 
+#include "fd_store.h"
 #include "journal.h"
 #include "log.h"
 #include "registry.h"
@@ -80,6 +84,12 @@ static int replay_one(const JournalRecord *record, void *userdata)
 	case KIND(COMMIT):
 		u->committed = true;
 		break;
+	case KIND(REBUILD):
+		u->rebuilds++;
+		u->committed = false;
+		message_free(u->target);
+		u->target = NULL;
+		break;
 	case KIND(END):
 		unfinished_clear(u);
 		*u = replay->v[--replay->n];
@@ -143,6 +153,9 @@ int recover_all(struct context *ctx, struct error *err)
 		unfinished_clear(&replay.v[i]);
 	}
 	free(replay.v);
+	/* Of upgrades that have ended, or never began. */
+	if (r >= 0)
+		fd_store_drop_unused(ctx->fd_store);
 	if (r >= 0 && !ctx->upgrades)
 		journal_compact(ctx->journal);
 	return r;

@@ -11,12 +11,23 @@
  *   the target run; when it cannot be written, the worker is told so and undoes.
  *   A worker that ends without WorkerDone is followed by another one: before
  *   COMMIT to roll back, after it to roll forward.
- *   END is written when nothing is left to do.
+ *   When both VMMs are dead, and the guest's state is in custody, whole, and
+ *   nobody was told to run from it, another target is started from custody: that
+ *   is REBUILD, and COMMIT is then asked for again.
+ *   END is written when nothing is left to do; custody is emptied after it.
  *
  * Owns, per upgrade: the order, the custody, the worker, the source's pidfd.
- * If the daemon dies here the journal has the last of these steps, the worker
- * sees the end of its socket (before COMMIT it undoes, after it it finishes),
- * and recover.c brings the upgrade back into the next daemon.
+ *
+ * What if the daemon dies right now?
+ *   before INTENT      nothing was begun
+ *   after INTENT       the worker sees the end of its socket and undoes; the next
+ *                      daemon waits for it and has another one undo, which finds
+ *                      nothing to do or the rest
+ *   after COMMIT       the worker finishes, the next daemon has another one finish
+ *   in between         a worker that asked for COMMIT and got no answer does nothing
+ *                      more: the journal knows, and the next daemon goes by it
+ *   after END          what is left in the fd store is removed by the next daemon
+ *   both VMMs as well  the next daemon finds them dead, and custody in the fd store
  */
 #include "upgrade.h"
 
@@ -28,10 +39,12 @@
 #include "native.h"
 #include "schedule.h"
 #include "work_dir.h"
+#include "worker/device_state.h"
 #include "worker_process.h"
 
 #include <fcntl.h>
 #include <inttypes.h>
+#include <poll.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -39,6 +52,8 @@
 #include <time.h>
 
 #define RECOVERY_TRIES 3
+/* A target that dies of this state twice will die of it again. */
+#define REBUILD_TRIES 2
 
 struct upgrade {
 	struct upgrade *next;
@@ -54,7 +69,8 @@ struct upgrade {
 	int past_worker;	   /* pidfd of a worker of the daemon before us */
 	sd_event_source *past_limit;
 	unsigned tries;
-	bool begun; /* INTENT is in the journal */
+	unsigned rebuilds; /* begun; then "committed" is about the last of their targets */
+	bool begun;	   /* INTENT is in the journal */
 	bool committed;
 	bool aborted;
 	Phase phase;
@@ -111,7 +127,7 @@ static void upgrade_freep(struct upgrade **up)
 	sd_event_source_disable_unref(u->past_limit);
 	closep(&u->past_worker);
 	closep(&u->source_pidfd);
-	custody_clear(&u->custody);
+	custody_leave(&u->custody);
 	for (size_t i = 0; i < u->n_phases; i++)
 		message_free(u->phases[i]);
 	free(u->phases);
@@ -172,6 +188,17 @@ static void tell_text(struct upgrade *u, const char *text)
 
 /* ---- the end ---- */
 
+/* What went wrong first; of a guest that is lost, also why nothing helped. */
+static void explain_failure(const struct upgrade *u, Report *r)
+{
+	_cleanup_free_ char *both = NULL;
+
+	if (r->outcome == OUTCOME(LOST) && r->error[0] && strcmp(r->error, u->failure) != 0 &&
+	    asprintf(&both, "%s; then: %s", u->failure, r->error) < 0)
+		both = NULL;
+	message_set_string(&r->error, both ?: u->failure);
+}
+
 static void fill_report(struct upgrade *u)
 {
 	Report *r = u->report;
@@ -184,7 +211,7 @@ static void fill_report(struct upgrade *u)
 		if (r->outcome != OUTCOME(COMMITTED) && u->failed_phase)
 			r->failed_phase = u->failed_phase;
 		if (r->outcome != OUTCOME(COMMITTED))
-			message_set_string(&r->error, u->failure);
+			explain_failure(u, r);
 		for (size_t i = 0; i < r->n_phases; i++)
 			message_free(r->phases[i]);
 		free(r->phases);
@@ -274,6 +301,7 @@ static void upgrade_end(struct upgrade *u)
 		end.report = r;
 		journal_or_log(u, &end);
 	}
+	custody_clear(&u->custody);
 	history_append(ctx->history, r);
 	manager_of(vm)->done(ctx, vm, r);
 
@@ -387,7 +415,7 @@ static int commit(struct upgrade *u, struct error *err)
 
 	if (u->committed)
 		return 0;
-	if (u->aborted)
+	if (u->aborted && !u->rebuilds)
 		return error_set(err, -ECANCELED, "aborted by the operator");
 	if (!target)
 		return error_set(err, -EINVAL, "there is no target in custody");
@@ -402,6 +430,13 @@ static int commit(struct upgrade *u, struct error *err)
 	manager_of(u->vm)->commit(u->ctx, u->vm, u->start->vm->process->pid,
 				  target->put->target->pid);
 	return 0;
+}
+
+/* No record of it: a name in the journal says what was held, not that it still is. */
+static int on_drop(struct upgrade *u, const Envelope *env)
+{
+	custody_drop(&u->custody, env->custody_drop->name);
+	return worker_process_ack(u->worker, env->id);
 }
 
 static int on_commit(struct upgrade *u, const Envelope *env)
@@ -445,6 +480,8 @@ static int on_message(Envelope *env, struct scm_fds *fds, void *userdata)
 		return on_event(u, env->event);
 	case BODY(CUSTODY_PUT):
 		return on_custody(u, env, fds);
+	case BODY(CUSTODY_DROP):
+		return on_drop(u, env);
 	case BODY(COMMIT):
 		return on_commit(u, env);
 	case BODY(WORKER_DONE):
@@ -459,6 +496,19 @@ static int on_message(Envelope *env, struct scm_fds *fds, void *userdata)
 /* ---- workers ---- */
 
 static void recover(struct upgrade *u, const char *why);
+static bool can_rebuild(struct upgrade *u);
+
+/* The guest is not lost while it is in custody. */
+static void on_lost(struct upgrade *u)
+{
+	_cleanup_message_ Report *report = TAKE_PTR(u->report);
+
+	message_free(u->found);
+	u->found = NULL;
+	if (!u->failure)
+		u->tries = 0;
+	recover(u, report->error);
+}
 
 static void on_ended(const char *how, void *userdata)
 {
@@ -467,6 +517,10 @@ static void on_ended(const char *how, void *userdata)
 
 	native_take_back(u->ctx, u->worker);
 	worker_process_freep(&u->worker);
+	if (u->report && u->report->outcome == OUTCOME(LOST) && can_rebuild(u)) {
+		on_lost(u);
+		return;
+	}
 	if (u->report) {
 		upgrade_end(u);
 		return;
@@ -495,6 +549,87 @@ static int open_target(struct upgrade *u, int *ret_fd)
 	return r == -ESRCH ? process_open_dead(ret_fd) : r;
 }
 
+/* ---- the guest is in custody ---- */
+
+static bool has_ended(int pidfd)
+{
+	struct pollfd p = { .fd = pidfd, .events = POLLIN };
+
+	return pidfd >= 0 && poll(&p, 1, 0) == 1;
+}
+
+static bool target_has_ended(struct upgrade *u)
+{
+	_cleanup_close_ int target = -EBADF;
+
+	return open_target(u, &target) >= 0 && (target < 0 || has_ended(target));
+}
+
+/* Whole, and nobody was told to run from it. */
+static bool state_is_good(const struct upgrade *u)
+{
+	const struct custody_item *state = custody_find(&u->custody, DEVICE_STATE);
+	enum device_state what;
+
+	return state && state->n_fds == 1 && device_state_get(state->fds[0], &what) >= 0 &&
+	       what == DEVICE_STATE_WHOLE;
+}
+
+static bool can_rebuild(struct upgrade *u)
+{
+	return manager_of(u->vm)->leaves_dead && u->rebuilds < REBUILD_TRIES &&
+	       custody_find(&u->custody, "start") &&
+	       state_is_good(u) && has_ended(u->source_pidfd) &&
+	       /* The target of a rebuild that got no COMMIT is ended by the next one. */
+	       ((u->rebuilds && !u->committed) || target_has_ended(u));
+}
+
+/*
+ * If the daemon dies before the record: both are dead still, and it is written
+ * then. After it: COMMIT is about the target that is still to come.
+ */
+static int begin_rebuild(struct upgrade *u, struct error *err)
+{
+	JournalRecord record = UPGRADED__V1__JOURNAL_RECORD__INIT;
+	int r;
+
+	record.kind = UPGRADED__V1__JOURNAL_RECORD__KIND__REBUILD;
+	r = journal(u, &record, err);
+	if (r < 0)
+		return r;
+	u->rebuilds++;
+	u->committed = false;
+	log_vm(LOG_WARNING, u->vm->pb->name, u->start->upgrade_id,
+	       "both of its VMMs have ended: another target is started from custody");
+	return 0;
+}
+
+/* ---- starting one ---- */
+
+/* To undo or to finish takes the marks of the state; to rebuild takes all. */
+static bool is_given(const struct custody_item *item, Upgraded__V1__WorkerMode mode)
+{
+	const char *name = item->put->name;
+
+	if (item->open || mode == UPGRADED__V1__WORKER_MODE__WORKER_UPGRADE)
+		return false;
+	if (mode == UPGRADED__V1__WORKER_MODE__WORKER_REBUILD)
+		return strcmp(name, "target") && strcmp(name, "target-vm");
+	return !strcmp(name, DEVICE_STATE) || !strcmp(name, "target-vm");
+}
+
+static void give_custody(struct upgrade *u, Upgraded__V1__WorkerMode mode)
+{
+	for (size_t i = 0; i < u->custody.n; i++) {
+		const struct custody_item *item = u->custody.items[i];
+
+		/* A worker that does not take it is killed, and seen to end. */
+		if (is_given(item, mode) &&
+		    worker_process_give(u->worker, item->whole, item->fds, item->n_fds) < 0)
+			return;
+	}
+}
+
 static int run_worker(struct upgrade *u, Upgraded__V1__WorkerMode mode, struct error *err)
 {
 	const struct custody_item *t = custody_find(&u->custody, "target");
@@ -508,12 +643,17 @@ static int run_worker(struct upgrade *u, Upgraded__V1__WorkerMode mode, struct e
 		r = open_target(u, &target);
 		if (r < 0)
 			return error_errno(err, r, "the target cannot be watched");
-		if (t) {
+		if (t)
 			start.target = t->put->target;
+		/* The plan is as old as the order to start, the process is not. */
+		t = t ?: custody_find(&u->custody, "start");
+		if (t) {
 			start.target_qmp = t->put->target_qmp;
 			start.plan = t->put->plan;
 		}
 	}
+	for (size_t i = 0; i < u->custody.n; i++)
+		start.custody += is_given(u->custody.items[i], mode);
 	order = (struct worker_order){
 		.program = u->ctx->options.worker,
 		.start = &start,
@@ -527,6 +667,7 @@ static int run_worker(struct upgrade *u, Upgraded__V1__WorkerMode mode, struct e
 	r = worker_process_start(u->ctx->event, &order, &u->worker, err);
 	if (r < 0)
 		return r;
+	give_custody(u, mode);
 	r = work_dir_write_worker(start.work_dir, worker_process_pid(u->worker));
 	if (r < 0)
 		log_vm(LOG_WARNING, u->vm->pb->name, start.upgrade_id,
@@ -536,19 +677,24 @@ static int run_worker(struct upgrade *u, Upgraded__V1__WorkerMode mode, struct e
 
 static int on_recovery(sd_event_source *s, uint64_t usec, void *userdata)
 {
+	Upgraded__V1__WorkerMode mode = UPGRADED__V1__WORKER_MODE__WORKER_ROLLBACK;
 	_cleanup_error_ struct error err = ERROR_INIT;
 	struct upgrade *u = userdata;
-	int r;
+	int r = 0;
 
 	u->later = sd_event_source_disable_unref(u->later);
+	if (can_rebuild(u)) {
+		mode = UPGRADED__V1__WORKER_MODE__WORKER_REBUILD;
+		r = begin_rebuild(u, &err);
+	} else if (u->committed) {
+		mode = UPGRADED__V1__WORKER_MODE__WORKER_FORWARD;
+	}
 	/* The daemon may have died between COMMIT and this; twice does no harm. */
 	if (u->committed && custody_find(&u->custody, "target"))
 		manager_of(u->vm)->commit(u->ctx, u->vm, u->start->vm->process->pid,
 					  custody_find(&u->custody, "target")->put->target->pid);
-	r = run_worker(u,
-		       u->committed ? UPGRADED__V1__WORKER_MODE__WORKER_FORWARD
-				    : UPGRADED__V1__WORKER_MODE__WORKER_ROLLBACK,
-		       &err);
+	if (r >= 0)
+		r = run_worker(u, mode, &err);
 	if (r < 0)
 		recover(u, err.text ?: "out of memory");
 	return 0;
@@ -559,8 +705,9 @@ static void recover(struct upgrade *u, const char *why)
 {
 	static const uint64_t delay_us[RECOVERY_TRIES] = { 0, 1000000, 5000000 };
 	_cleanup_free_ char *text = NULL;
-	const char *what = u->committed ? "another one finishes the upgrade"
-					: "another one undoes the upgrade";
+	const char *what = can_rebuild(u)  ? "a target is started from custody"
+			   : u->committed ? "another one finishes the upgrade"
+					  : "another one undoes the upgrade";
 
 	log_vm(LOG_ERR, u->vm->pb->name, u->start->upgrade_id, "%s; %s", why,
 	       u->tries < RECOVERY_TRIES ? what : "no more tries");
@@ -657,6 +804,7 @@ static int upgrade_new(struct context *ctx, struct vm *vm, struct upgrade **ret_
 	u->ctx = ctx;
 	u->vm = vm;
 	u->source_pidfd = u->past_worker = -EBADF;
+	u->custody.store = ctx->fd_store;
 	u->start = message_new(&upgraded__v1__worker_start__descriptor);
 	u->spare = message_new(&upgraded__v1__report__descriptor);
 	if (!u->spare || !u->start || !(u->start->vm = message_copy(vm->pb)))
@@ -692,7 +840,7 @@ int upgrade_request(struct context *ctx, struct vm *vm, const Upgraded__V1__Upgr
 			       request->binary[0] ? request->binary : vm->pb->binary) < 0)
 		return error_set(err, -ENOMEM, "out of memory");
 	u->from = *from;
-	u->start->upgrade_id = id = ctx->next_id++;
+	u->start->upgrade_id = u->custody.id = id = ctx->next_id++;
 	u->start->max_blackout_us = request->max_blackout_us;
 	u->start->no_stage2 = request->no_stage2;
 	u->start->phase_timeout_us = request->phase_timeout_us ?: PHASE_TIMEOUT_DEFAULT_US;
@@ -712,6 +860,13 @@ int upgrade_request(struct context *ctx, struct vm *vm, const Upgraded__V1__Upgr
 
 int upgrade_abort(struct upgrade *u, struct error *err)
 {
+	if (u->rebuilds) {
+		error_set(err, -EALREADY,
+			  "both VMMs of %s have ended, and another is being started: there is "
+			  "nothing to go back to",
+			  u->vm->pb->name);
+		return -EALREADY;
+	}
 	if (u->committed) {
 		error_set(err, -EALREADY,
 			  "upgrade %" PRIu64 " of %s is committed: there is no way back",
@@ -761,11 +916,17 @@ static int await_past_worker(struct upgrade *u)
 					  on_past_limit, u);
 }
 
-static int restore_target(struct upgrade *u, const CustodyPut *target, struct error *err)
+/* From the fd store; without it, the journal knows who the target is. */
+static int restore_custody(struct upgrade *u, const CustodyPut *target, struct error *err)
 {
 	struct scm_fds none = SCM_FDS_INIT;
+	int r;
 
-	return target ? custody_put(&u->custody, target, false, &none, err) : 0;
+	u->custody.id = u->start->upgrade_id;
+	r = custody_restore(&u->custody, err);
+	if (r < 0 || !target || custody_find(&u->custody, "target"))
+		return r;
+	return custody_put(&u->custody, target, false, &none, err);
 }
 
 int upgrade_resume(struct context *ctx, struct vm *vm, const struct unfinished *unfinished,
@@ -783,9 +944,10 @@ int upgrade_resume(struct context *ctx, struct vm *vm, const struct unfinished *
 	u->failure = strdup("upgraded was restarted");
 	if (!u->start || !u->failure)
 		return error_set(err, -ENOMEM, "out of memory");
-	r = restore_target(u, unfinished->target, err);
+	r = restore_custody(u, unfinished->target, err);
 	if (r < 0)
 		return r;
+	u->rebuilds = unfinished->rebuilds;
 	r = process_open(source->pid, source->start_time, &u->source_pidfd);
 	if (r == -ESRCH)
 		r = process_open_dead(&u->source_pidfd);

@@ -36,6 +36,7 @@ struct unfinished {
 	CustodyPut *target; /* NULL: none was started */
 	Phase phase;
 	bool committed;
+	unsigned rebuilds; /* that were begun; COMMIT is about the last one's target */
 	uint64_t at_us;
 };
 

@@ -5,13 +5,15 @@
  * earlier daemon left unfinished, and runs the event loop until SIGTERM.
  *
  * It may be stopped and started at any moment. What must survive is outside of
- * it: the registry's files, the journal, the VMs; a running upgrade goes on in
- * its worker (before COMMIT the worker undoes it when the daemon is gone, after
- * it the worker finishes), and the next daemon takes it up from the journal.
+ * it: the registry's files, the journal, custody in systemd's fd store, the VMs; a
+ * running upgrade goes on in its worker (before COMMIT the worker undoes it when
+ * the daemon is gone, after it the worker finishes), and the next daemon takes it
+ * up from the journal and custody.
  */
 #include "check.h"
 #include "context.h"
 #include "control.h"
+#include "fd_store.h"
 #include "history.h"
 #include "journal.h"
 #include "log.h"
@@ -188,10 +190,12 @@ static int take_passed_sockets(struct context *ctx, bool *ret_have, struct error
 	for (int i = 0; i < n; i++) {
 		int fd = SD_LISTEN_FDS_START + i, which = socket_by_name(names[i]);
 
+		if (fd_store_inherit(ctx->fd_store, names[i], fd) >= 0)
+			continue;
 		/* A newer or older unit file may pass what this version does not know. */
 		if (which < 0 || ret_have[which] || r < 0 ||
 		    sd_is_socket(fd, AF_UNIX, SOCK_SEQPACKET, 1) <= 0) {
-			log_line(LOG_WARNING, "fd %d, named %s, is none of our sockets, closed", fd,
+			log_line(LOG_WARNING, "fd %d, named %s, is none of ours, closed", fd,
 				 names[i]);
 			close(fd);
 			continue;
@@ -269,6 +273,9 @@ static int open_all(struct context *ctx, struct error *err)
 		vms = NULL;
 		return error_set(err, -ENOMEM, "out of memory");
 	}
+	r = fd_store_new(&ctx->fd_store);
+	if (r < 0)
+		return error_set(err, r, "out of memory");
 	r = journal_open(ctx->options.runtime_dir, &ctx->journal, err);
 	if (r >= 0)
 		r = history_open(ctx->options.state_dir, HISTORY_ROTATE_BYTES, &ctx->history,
@@ -334,6 +341,7 @@ static void context_clear(struct context *ctx)
 	registry_freep(&ctx->registry);
 	history_freep(&ctx->history);
 	journal_freep(&ctx->journal);
+	fd_store_freep(&ctx->fd_store);
 	sd_event_unref(ctx->event);
 }
 

@@ -27,6 +27,7 @@
 #include <time.h>
 
 #define WORKER_SOCKET_FD 3
+#define HELD_PER_PACKET	 SCM_RIGHTS_MAX
 
 extern char **environ;
 
@@ -111,7 +112,7 @@ static int on_silence(sd_event_source *s, uint64_t usec, void *userdata)
 /* The daemon's environment but for what systemd meant for the daemon alone. */
 static char **worker_environment(void)
 {
-	static const char *const drop[] = { "NOTIFY_SOCKET=", "WATCHDOG_", "LISTEN_",
+	static const char *const drop[] = { "NOTIFY_SOCKET=", "WATCHDOG_", "LISTEN_", "FDSTORE=",
 					    "RUNTIME_DIRECTORY=", "STATE_DIRECTORY=" };
 	size_t n = 0, k = 0;
 	char **env;
@@ -241,7 +242,8 @@ static int send_fds(struct worker_process *w, Envelope *env, const int *fds, siz
 
 	if (r == -EAGAIN)
 		kill_worker(w, "does not read its socket");
-	return r;
+	/* One that has ended broke no contract, and its last words are still to be read. */
+	return r == -EPIPE || r == -ECONNRESET ? 0 : r;
 }
 
 int worker_process_send(struct worker_process *w, Envelope *env)
@@ -281,6 +283,29 @@ int worker_process_refuse(struct worker_process *w, uint64_t id, const struct er
 	env.body_case = BODY(ERROR);
 	env.error = &msg;
 	return worker_process_send(w, &env);
+}
+
+int worker_process_give(struct worker_process *w, int whole, const int *fds, size_t n)
+{
+	Upgraded__V1__CustodyHeld msg = UPGRADED__V1__CUSTODY_HELD__INIT;
+	Envelope env = ENVELOPE_INIT;
+	int packet[HELD_PER_PACKET] = { whole };
+	size_t sent = 0, now, first = 1;
+	int r;
+
+	env.id = 3;
+	env.body_case = BODY(CUSTODY_HELD);
+	env.custody_held = &msg;
+	do {
+		now = n - sent < HELD_PER_PACKET - first ? n - sent : HELD_PER_PACKET - first;
+		if (now)
+			memcpy(packet + first, fds + sent, now * sizeof(*fds));
+		sent += now;
+		env.batches_left = (uint32_t)((n - sent + HELD_PER_PACKET - 1) / HELD_PER_PACKET);
+		r = send_fds(w, &env, packet, first + now);
+		first = 0;
+	} while (r >= 0 && sent < n);
+	return r;
 }
 
 int worker_process_abort(struct worker_process *w)

@@ -41,6 +41,12 @@ int worker_process_ack(struct worker_process *w, uint64_t id);
 int worker_process_refuse(struct worker_process *w, uint64_t id, const struct error *err);
 int worker_process_abort(struct worker_process *w);
 
+/*
+ * Gives it one item of custody: the memfd @whole and the item's fds, all borrowed.
+ * WorkerStart has said how many come.
+ */
+int worker_process_give(struct worker_process *w, int whole, const int *fds, size_t n);
+
 /* Answers VmmBorrow with the connection @fd, which is borrowed. */
 int worker_process_lend(struct worker_process *w, uint64_t id, int fd);
 

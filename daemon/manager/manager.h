@@ -18,6 +18,8 @@ struct manager_driver {
 	void (*commit)(struct context *ctx, struct vm *vm, pid_t source, pid_t target);
 	/* The upgrade has ended and @vm is what it is from now on. */
 	void (*done)(struct context *ctx, struct vm *vm, const Report *report);
+	/* When both VMMs are dead, nobody but us starts the VM anew. */
+	bool leaves_dead;
 	/* The process ended, by no upgrade. */
 	void (*gone)(struct context *ctx, struct vm *vm);
 };

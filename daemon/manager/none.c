@@ -27,6 +27,7 @@ static void none_gone(struct context *ctx, struct vm *vm)
 
 const struct manager_driver manager_none = {
 	.name = "none",
+	.leaves_dead = true,
 	.begin = none_begin,
 	.commit = none_commit,
 	.done = none_done,

@@ -16,6 +16,8 @@
  */
 #include "channel.h"
 
+#include "device_state.h"
+
 #include <fcntl.h>
 #include <poll.h>
 #include <string.h>
@@ -278,8 +280,9 @@ int spool_open(struct spool *s, struct error *err)
 {
 	int r;
 
-	s->fd = memfd_create("upgraded-device-state", MFD_CLOEXEC);
-	r = s->fd < 0 ? -errno : spool_grow(s, STREAM_USUAL);
+	r = device_state_make(&s->fd);
+	if (r >= 0)
+		r = spool_grow(s, STREAM_USUAL);
 	return r < 0 ? error_errno(err, r, "no memory for the device state") : 0;
 }
 
@@ -321,8 +324,33 @@ int channel_relay_main(struct waiter *w, int source, int target, struct spool *s
 			return r;
 		total += (size_t)n;
 	}
-	if (ftruncate(spool->fd, (off_t)total) < 0)
-		return error_errno(err, -errno, "cannot keep the device state");
+	r = ftruncate(spool->fd, (off_t)total) < 0 ? -errno : device_state_complete(spool->fd);
+	if (r < 0)
+		return error_errno(err, r, "cannot keep the device state");
 	*ret_bytes = total;
+	return 0;
+}
+
+int channel_send_main(struct waiter *w, int target, int state, uint64_t *ret_bytes,
+		      struct error *err)
+{
+	struct stat st;
+	void *map;
+	int r;
+
+	if (fstat(state, &st) < 0)
+		return error_errno(err, -errno, "cannot read the device state");
+	if (st.st_size <= 0)
+		return error_set(err, -ENODATA, "the device state is empty");
+	map = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_SHARED, state, 0);
+	if (map == MAP_FAILED)
+		return error_errno(err, -errno, "cannot read the device state");
+	r = write_all(w, target, map, (size_t)st.st_size, NULL, 0, err);
+	(void)munmap(map, (size_t)st.st_size);
+	if (r < 0)
+		return r;
+	if (shutdown(target, SHUT_WR) < 0)
+		return error_errno(err, -errno, "the target's main channel");
+	*ret_bytes = (uint64_t)st.st_size;
 	return 0;
 }

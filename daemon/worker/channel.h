@@ -61,6 +61,10 @@ void spool_close(struct spool *s);
  */
 int channel_connect_main(struct waiter *w, const char *path, int *ret_fd, struct error *err);
 
+/* Writes a main stream that was kept before, whole, to @target and half-closes. */
+int channel_send_main(struct waiter *w, int target, int state, uint64_t *ret_bytes,
+		      struct error *err);
+
 /*
  * Passes the main stream from @source to @target as it comes and keeps it in
  * @spool, until the source closes. *ret_bytes: how many.

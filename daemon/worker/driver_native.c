@@ -15,10 +15,17 @@
  *               memory (tier stage2) the kernel gives back when it is dead
  *   run         COMMIT is in the journal: the next worker kills the source, then
  *               runs the target
+ *   rebuild     the next worker ends that target and starts another: nobody has run
+ *               from the device state yet
+ *
+ * And if both VMMs die? While the state is being written the guest is lost; from
+ * when it is whole until somebody is told to run, it is in custody: the offered
+ * memory, the state, and how the target was started. That is rebuild().
  *
  * A source never goes on by itself, and a target never runs by itself, whoever
  * else dies: libupgraded keeps what they are and tells it to whoever asks next.
  */
+#include "device_state.h"
 #include "findings.h"
 #include "hold.h"
 #include "link.h"
@@ -60,7 +67,6 @@ struct native {
 	char *binary;
 	Upgraded__V1__TargetPlan plan;
 	uint64_t memory; /* bytes of the offered memory, as their fds say */
-	int state;	 /* memfd */
 	int target_vm;
 	bool owned;	  /* the target was asked to take over the memory */
 	Envelope *handed; /* the VmmDone that says what was handed over, or would be */
@@ -77,7 +83,7 @@ static struct native *native_of(struct upgrade *u)
 		return NULL;
 	n->source = (struct native_link)NATIVE_LINK_INIT("the source");
 	n->target = (struct native_link)NATIVE_LINK_INIT("the target");
-	n->state = n->target_vm = -EBADF;
+	n->target_vm = -EBADF;
 	upgraded__v1__target_plan__init(&n->plan);
 	u->vmm = n;
 	return n;
@@ -294,16 +300,16 @@ static int examine(struct upgrade *u, struct error *err)
 
 /* ---- prepare ---------------------------------------------------------- */
 
-static int put(struct upgrade *u, const char *name, const int *fds, size_t n_fds, struct error *err)
+static int put_state(struct upgrade *u, struct error *err)
 {
 	Upgraded__V1__CustodyPut msg = UPGRADED__V1__CUSTODY_PUT__INIT;
+	int r;
 
-	msg.name = (char *)name;
-	if (!strcmp(name, "target")) {
-		msg.target = &u->target;
-		msg.plan = u->plan;
-	}
-	return link_put(&u->wait, &msg, fds, n_fds, err);
+	r = device_state_make(&u->state);
+	if (r < 0)
+		return error_errno(err, r, "no memory for the device state");
+	msg.name = (char *)DEVICE_STATE;
+	return link_put(&u->wait, &msg, &u->state, 1, err);
 }
 
 static int put_offer(struct upgrade *u, struct native *n, struct error *err)
@@ -331,13 +337,25 @@ static int start_target(struct upgrade *u, struct native *n, struct error *err)
 		.stdio = { -EBADF, -EBADF, -EBADF },
 		.setenv = variable,
 	};
-	int r;
 
 	snprintf(variable, sizeof(variable), "UPGRADED_TARGET=%" PRIu64, u->start->upgrade_id);
-	r = hold_start(u, &spawn, err);
-	if (r < 0)
-		return r;
-	return put(u, "target", &u->target_pidfd, 1, err);
+	return hold_start(u, &spawn, NULL, err);
+}
+
+/*
+ * With it another worker, too, can give the memory back with its page tables. Not
+ * for systemd's fd store: there it would keep the VM of a target that is dead the
+ * owner of the memory.
+ */
+static int put_target_vm(struct upgrade *u, struct native *n, struct error *err)
+{
+	Upgraded__V1__CustodyPut msg = UPGRADED__V1__CUSTODY_PUT__INIT;
+
+	if (n->target_vm < 0 || n->accepted->vmm_accepted->tier != TIER(STAGE2))
+		return 0;
+	msg.name = (char *)"target-vm";
+	msg.here_only = true;
+	return link_put(&u->wait, &msg, &n->target_vm, 1, err);
 }
 
 static int hand_over(struct upgrade *u, struct native *n, struct error *err)
@@ -360,7 +378,7 @@ static int hand_over(struct upgrade *u, struct native *n, struct error *err)
 		return error_set(err, -EPROTO,
 				 "the target sent %zu descriptors where its VM was due", fds.n);
 	n->target_vm = scm_fds_take(&fds, 0);
-	return 0;
+	return put_target_vm(u, n, err);
 }
 
 static int prepare(struct upgrade *u, struct error *err)
@@ -368,10 +386,7 @@ static int prepare(struct upgrade *u, struct error *err)
 	struct native *n = u->vmm;
 	int r;
 
-	n->state = memfd_create("upgraded-device-state", MFD_CLOEXEC);
-	if (n->state < 0)
-		return error_errno(err, -errno, "no memory for the device state");
-	r = put(u, "device-state", &n->state, 1, err);
+	r = put_state(u, err);
 	if (r < 0)
 		return r;
 	r = put_offer(u, n, err);
@@ -463,15 +478,18 @@ static int freeze(struct upgrade *u, struct error *err)
 	request.upgrade_id = u->start->upgrade_id;
 	env.body_case = BODY(VMM_FREEZE);
 	env.vmm_freeze = &request;
-	r = ask_done(u, &n->source, &env, n->state, "the source to freeze", &u->stopped_at_us, err);
+	r = ask_done(u, &n->source, &env, u->state, "the source to freeze", &u->stopped_at_us, err);
 	if (r < 0)
 		return r;
+	r = device_state_complete(u->state);
+	if (r < 0)
+		return error_errno(err, r, "the device state");
 	/* It stops while the target loads; hold() checks. A dead source is as good. */
 	r = hold_stop(u->source_pidfd, err);
 	if (r < 0)
 		return r;
 	u->wait.source = -EBADF;
-	if (fstat(n->state, &st) < 0)
+	if (fstat(u->state, &st) < 0)
 		return error_errno(err, -errno, "the device state");
 	u->state_bytes = (uint64_t)st.st_size;
 	return 0;
@@ -486,7 +504,7 @@ static int load(struct upgrade *u, struct error *err)
 	char path[32];
 
 	/* Opened anew: read-only, and with a file position of its own. */
-	snprintf(path, sizeof(path), "fd/%d", n->state);
+	snprintf(path, sizeof(path), "fd/%d", u->state);
 	state = proc_open(PROC_SELF, path, O_RDONLY);
 	if (state < 0)
 		return error_errno(err, state, "the device state");
@@ -503,7 +521,8 @@ static int hold(struct upgrade *u, struct error *err)
 	Envelope env = ENVELOPE_INIT;
 	int r;
 
-	r = hold_wait(&u->wait, source_process(u)->pid, err);
+	/* The pid of a source that has ended may be somebody else's. */
+	r = wait_ended(u->source_pidfd, 0) ? 0 : hold_wait(&u->wait, source_process(u)->pid, err);
 	if (r < 0)
 		return r;
 	n->owned = true;
@@ -544,6 +563,9 @@ static int run(struct upgrade *u, struct error *err)
 			if (r < 0)
 				return r;
 		}
+		r = device_state_use(u->state);
+		if (r < 0)
+			return error_errno(err, r, "the device state cannot be marked as used");
 		r = ask_done(u, &n->target, &env, -EBADF, "the target to run the guest",
 			     &u->running_at_us, &lost);
 		/* It connects again, and to ask twice does no harm. */
@@ -617,6 +639,7 @@ static void reclaim(struct upgrade *u, struct native *n)
 static int undo(struct upgrade *u, struct error *err)
 {
 	Upgraded__V1__VmmThaw request = UPGRADED__V1__VMM_THAW__INIT;
+	_cleanup_error_ struct error ignored = ERROR_INIT;
 	struct native *n = native_of(u);
 	Envelope env = ENVELOPE_INIT;
 	int r;
@@ -627,10 +650,16 @@ static int undo(struct upgrade *u, struct error *err)
 	u->wait.target = -EBADF;
 	if (!u->plan && u->start->plan)
 		u->tier = u->start->plan->tier;
+	/* Another worker's: whether the target got the memory is not known. */
+	if (n->target_vm < 0 && inherited_fd(&u->inherited, "target-vm", &n->target_vm) >= 0)
+		n->owned = true;
+	inherited_clear(&u->inherited);
 	if (n->owned && u->tier == TIER(STAGE2) && n->target_vm >= 0 &&
 	    !wait_ended(u->target_pidfd, 0))
 		reclaim(u, n);
 	/* The last reference to the target's VM must be its own. */
+	if (n->target_vm >= 0)
+		(void)link_drop(&u->wait, "target-vm", &ignored);
 	closep(&n->target_vm);
 	native_link_close(&n->target);
 	r = hold_end(&u->wait, u->target_pidfd, "the target", err);
@@ -650,6 +679,10 @@ static int undo(struct upgrade *u, struct error *err)
 			if (r < 0)
 				return r;
 		}
+		/* Until it is told so, it does not run. */
+		r = hold_let_go(u, err);
+		if (r < 0)
+			return r;
 		r = ask_done(u, &n->source, &env, -EBADF, "the source to go on", &at_us, &lost);
 		if (r >= 0 && u->stopped_at_us)
 			u->running_at_us = at_us;
@@ -659,6 +692,61 @@ static int undo(struct upgrade *u, struct error *err)
 		}
 		native_link_close(&n->source);
 	}
+}
+
+/* ---- rebuild ------------------------------------------------------------ */
+
+/* What the source offered, from custody, as if it had answered just now. */
+static int take_offer(struct upgrade *u, struct native *n, struct error *err)
+{
+	const struct inherited_item *item = inherited_find(&u->inherited, "offer");
+	const ProtobufCBinaryData *payload = item ? &item->held->put->payload : NULL;
+	Envelope *env;
+
+	if (!item || item->n_fds > SCM_RIGHTS_MAX)
+		return error_set(err, -ENOENT, "the source's memory is not in custody");
+	env = malloc(sizeof(*env));
+	if (!env)
+		return -ENOMEM;
+	upgraded__v1__envelope__init(env);
+	n->offered = env;
+	env->vmm_offer = upgraded__v1__vmm_offer__unpack(NULL, payload->len, payload->data);
+	if (!env->vmm_offer || env->vmm_offer->n_fd != item->n_fds)
+		return error_set(err, -EBADMSG, "what custody has of the source is no offer");
+	env->body_case = BODY(VMM_OFFER);
+	for (size_t i = 0; i < item->n_fds; i++) {
+		n->fds.fd[i] = fcntl(item->fds[i], F_DUPFD_CLOEXEC, 3);
+		if (n->fds.fd[i] < 0)
+			return error_errno(err, -errno, "cannot take memory from custody");
+		n->fds.n++;
+	}
+	return 0;
+}
+
+static int rebuild(struct upgrade *u, struct error *err)
+{
+	struct native *n = native_of(u);
+	struct stat st;
+	int r;
+
+	if (!n)
+		return -ENOMEM;
+	if (u->state < 0 || fstat(u->state, &st) < 0)
+		return error_set(err, -ENOENT, "the device state is not in custody");
+	u->state_bytes = (uint64_t)st.st_size;
+	u->tier = u->plan ? u->plan->tier : u->tier;
+	r = take_offer(u, n, err);
+	if (r >= 0)
+		r = hold_start_again(u, err);
+	if (r >= 0)
+		r = borrow(u, &n->target, &u->target, err);
+	if (r >= 0)
+		r = hand_over(u, n, err);
+	if (r < 0)
+		return r;
+	u->fds = (uint32_t)n->fds.n;
+	scm_fds_close(&n->fds);
+	return 0;
 }
 
 /* ---- the rest ------------------------------------------------------------ */
@@ -704,7 +792,6 @@ static void native_free(struct upgrade *u)
 	scm_fds_close(&n->fds);
 	strv_freep(&n->argv);
 	free(n->binary);
-	closep(&n->state);
 	closep(&n->target_vm);
 	free(n);
 	u->vmm = NULL;
@@ -721,6 +808,7 @@ const struct driver driver_native = {
 	.run = run,
 	.finish = finish,
 	.undo = undo,
+	.rebuild = rebuild,
 	.explain = hold_explain,
 	.describe = describe,
 	.planned_argv = planned_argv,

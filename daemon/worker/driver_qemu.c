@@ -16,6 +16,11 @@
  *             (tier stage2: with the target's VM, the kernel's hold on the source ends)
  *   run       COMMIT is in the journal: the next worker kills the source, then
  *             conts the target
+ *   rebuild   the next worker ends that target and starts another
+ *
+ * And if both VMMs die? From when the stream is whole until somebody is told to
+ * run, the guest is in custody: its memory and whatever else the cpr state has, the
+ * device state, and how the target was started. That is rebuild().
  *
  * QEMU accepts `cont` on a source whose target has run, and destroys the guest
  * with it. Hence hold(): from before COMMIT until its SIGKILL after the
@@ -24,6 +29,7 @@
 #include "argv_plan.h"
 #include "channel.h"
 #include "compare.h"
+#include "device_state.h"
 #include "gmem.h"
 #include "hold.h"
 #include "link.h"
@@ -64,6 +70,7 @@ struct qemu {
 	int cpr_held; /* the source's cpr connection: closing it is the freeze */
 	int main_target;
 	struct spool spool; /* the device state */
+	struct gmem gmem;   /* when there is no source */
 };
 
 static struct qemu *qemu_of(struct upgrade *u)
@@ -85,6 +92,12 @@ static struct qemu *qemu_of(struct upgrade *u)
 static pid_t source_pid(const struct upgrade *u)
 {
 	return u->start->vm->process->pid;
+}
+
+/* What is known of the memory: of the source, or of a target without one. */
+static struct gmem *gmem_of(struct qemu *q)
+{
+	return q->source ? &q->source->gmem : &q->gmem;
 }
 
 static int connect_source(struct upgrade *u, struct qemu *q, struct error *err)
@@ -109,7 +122,7 @@ static int make_paths(struct upgrade *u, struct qemu *q)
 }
 
 /* The part of the plan that a later worker needs, as a message. */
-static int make_wire_plan(struct qemu *q)
+static int make_wire_plan(struct qemu *q, Upgraded__V1__Tier tier)
 {
 	struct argv_plan *plan = q->plan;
 	Upgraded__V1__TargetPlan *wire = &q->wire_plan;
@@ -134,6 +147,7 @@ static int make_wire_plan(struct qemu *q)
 	while (plan->commands && plan->commands[wire->n_commands])
 		wire->n_commands++;
 	wire->paused = !q->source->running;
+	wire->tier = tier;
 	return 0;
 }
 
@@ -192,7 +206,7 @@ static int examine(struct upgrade *u, struct error *err)
 	r = findings_move(&u->findings, &q->plan->findings);
 	if (r < 0)
 		return r;
-	r = make_wire_plan(q);
+	r = make_wire_plan(q, u->tier);
 	if (r < 0)
 		return r;
 	u->plan = &q->wire_plan;
@@ -200,18 +214,6 @@ static int examine(struct upgrade *u, struct error *err)
 }
 
 /* ---- prepare ---------------------------------------------------------- */
-
-static int put_target(struct upgrade *u, struct error *err)
-{
-	Upgraded__V1__CustodyPut put = UPGRADED__V1__CUSTODY_PUT__INIT;
-	struct qemu *q = u->vmm;
-
-	put.name = (char *)"target";
-	put.target = &u->target;
-	put.target_qmp = q->plan->qmp;
-	put.plan = u->plan;
-	return link_put(&u->wait, &put, &u->target_pidfd, 1, err);
-}
 
 static int put_cpr(struct upgrade *u, struct cpr_state *state, struct error *err)
 {
@@ -227,7 +229,7 @@ static int put_spool(struct upgrade *u, int spool, struct error *err)
 {
 	Upgraded__V1__CustodyPut put = UPGRADED__V1__CUSTODY_PUT__INIT;
 
-	put.name = (char *)"device-state";
+	put.name = (char *)DEVICE_STATE;
 	return link_put(&u->wait, &put, &spool, 1, err);
 }
 
@@ -241,12 +243,8 @@ static int start_target(struct upgrade *u, struct qemu *q, struct error *err)
 		.n_fds = q->plan->n_fds,
 		.stdio = { -EBADF, -EBADF, -EBADF },
 	};
-	int r;
 
-	r = hold_start(u, &spawn, err);
-	if (r < 0)
-		return r;
-	return put_target(u, err);
+	return hold_start(u, &spawn, q->plan->qmp, err);
 }
 
 static struct json_object *unix_channel(const char *type, const char *path)
@@ -308,7 +306,7 @@ static int wait_for_machine(struct upgrade *u, int cpr, struct error *err)
 
 	for (;;) {
 		_cleanup_error_ struct error slice = ERROR_INIT;
-		uint64_t soon = u->plan->n_taps ? now_us() + 1000 : deadline;
+		uint64_t soon = u->plan && u->plan->n_taps ? now_us() + 1000 : deadline;
 
 		u->wait.deadline_us = soon < deadline ? soon : deadline;
 		r = channel_wait_hup(&u->wait, cpr, &slice);
@@ -345,11 +343,13 @@ static int build_target(struct upgrade *u, struct qemu *q, const struct cpr_stat
 	if (r < 0)
 		return r;
 	/* The machine stands: from here on the target leaves them alone until it loads. */
-	r = taps_restore(u->source_pidfd, u->plan, err);
+	if (u->plan)
+		r = taps_restore(u->source_pidfd, u->plan, err);
 	if (r < 0)
 		return r;
 	u->wait.what = "the target's monitor";
-	r = qmp_connect(q->plan->qmp, "the target", &u->wait, &q->target_qmp, err);
+	r = qmp_connect(q->plan ? q->plan->qmp : u->start->target_qmp, "the target", &u->wait,
+			&q->target_qmp, err);
 	if (r < 0)
 		return r;
 	cap = json_object_new_object();
@@ -380,6 +380,9 @@ static int prepare(struct upgrade *u, struct error *err)
 	r = spool_open(&q->spool, err);
 	if (r < 0)
 		return r;
+	u->state = fcntl(q->spool.fd, F_DUPFD_CLOEXEC, 3);
+	if (u->state < 0)
+		return error_errno(err, -errno, "the device state");
 	r = put_spool(u, q->spool.fd, err);
 	if (r < 0)
 		return r;
@@ -440,11 +443,14 @@ static int verify(struct upgrade *u, struct error *err)
 		findings_add(&u->findings, BLOCKER, "target.status", "query-status", NULL,
 			     "The target is \"%s\" where it should wait for the device state",
 			     status);
-	r = compare_machines(q->source_qmp, q->target_qmp, &u->findings, err);
-	if (r < 0)
-		return r;
-	r = gmem_verify(&q->source->gmem, q->target_qmp, &u->tier, &u->findings, err);
-	u->handover = q->source->gmem.handover;
+	/* Without a source there is nothing to compare with; loading the state says the same. */
+	if (q->source_qmp) {
+		r = compare_machines(q->source_qmp, q->target_qmp, &u->findings, err);
+		if (r < 0)
+			return r;
+	}
+	r = gmem_verify(gmem_of(q), q->target_qmp, &u->tier, &u->findings, err);
+	u->handover = gmem_of(q)->handover;
 	if (r < 0)
 		return r;
 	free(u->target_version);
@@ -533,6 +539,17 @@ static int freeze(struct upgrade *u, struct error *err)
 	return 0;
 }
 
+/* The main stream, from custody: there is no source that would send it. */
+static int send_state(struct upgrade *u, struct qemu *q, struct error *err)
+{
+	int r;
+
+	u->wait.what = "the target's main channel";
+	r = channel_connect_main(&u->wait, q->target_main, &q->main_target, err);
+	return r < 0 ? r : channel_send_main(&u->wait, q->main_target, u->state, &u->state_bytes,
+					     err);
+}
+
 /* What a MIGRATION event says: 1 completed, 0 not yet, -EIO failed. */
 static int migration_ended(const struct qmp_event *event, struct error *err)
 {
@@ -552,8 +569,10 @@ static int load(struct upgrade *u, struct error *err)
 {
 	_cleanup_free_ char *status = NULL;
 	struct qemu *q = u->vmm;
-	int r;
+	int r = q->source ? 0 : send_state(u, q, err);
 
+	if (r < 0)
+		return r;
 	u->wait.what = "the target to load the state";
 	do {
 		struct qmp_event event;
@@ -582,12 +601,13 @@ static int load(struct upgrade *u, struct error *err)
 static int hold(struct upgrade *u, struct error *err)
 {
 	struct qemu *q = u->vmm;
-	struct gmem *g = &q->source->gmem;
+	struct gmem *g = gmem_of(q);
 	int r;
 
 	r = gmem_switch(g, q->target_qmp, &u->tier, &u->findings, err);
 	u->handover = g->handover;
-	if (r < 0 || g->enforced)
+	/* The pid of a source that has ended may be somebody else's. */
+	if (r < 0 || g->enforced || wait_ended(u->source_pidfd, 0))
 		return r;
 	return hold_wait(&u->wait, source_pid(u), err);
 }
@@ -627,12 +647,17 @@ static int run(struct upgrade *u, struct error *err)
 	/* A second worker finds the source held, or not: it must not run, ever. */
 	if (!u->plan) {
 		u->plan = u->start->plan;
+		u->tier = u->plan ? u->plan->tier : u->tier;
 		if (pidfd_send_signal(u->source_pidfd, SIGKILL, NULL, 0) < 0 && errno != ESRCH)
 			return error_errno(err, -errno, "cannot end the source");
 	}
 	r = connect_target(u, q, err);
 	if (r < 0)
 		return r;
+	/* From here on it may run: the next word may be its operator's. */
+	r = device_state_use(u->state);
+	if (r < 0)
+		return error_errno(err, r, "the device state cannot be marked as used");
 	if (u->plan && u->plan->paused)
 		return 0;
 	return qmp_execute(q->target_qmp, "cont", NULL, NULL, err);
@@ -778,6 +803,10 @@ static int undo(struct upgrade *u, struct error *err)
 	r = qmp_string(q->source_qmp, "query-status", NULL, "status", &status, err);
 	if (r < 0)
 		return r;
+	/* A source that has sent all of its state does not run before it is told to. */
+	r = hold_let_go(u, err);
+	if (r < 0)
+		return r;
 	if (plan && !plan->paused && strcmp(status, "running")) {
 		r = qmp_execute(q->source_qmp, "cont", NULL, NULL, err);
 		if (r < 0)
@@ -793,6 +822,60 @@ static int undo(struct upgrade *u, struct error *err)
 			"set the parameter mode to normal by QMP before another migration",
 			"the source kept migration mode cpr-transfer: %s", ignored.text ?: "?");
 	return 0;
+}
+
+/* ---- rebuild ------------------------------------------------------------ */
+
+/* The cpr state as custody has it; the fds are copies. */
+static int take_cpr(struct upgrade *u, struct cpr_state *ret_state, struct error *err)
+{
+	const struct inherited_item *item = inherited_find(&u->inherited, "cpr");
+	_cleanup_cpr_state_ struct cpr_state state = CPR_STATE_INIT;
+
+	if (!item || item->n_fds > SCM_RIGHTS_MAX || item->held->put->payload.len < item->n_fds)
+		return error_set(err, -ENOENT, "the source's memory is not in custody");
+	state.len = item->held->put->payload.len;
+	state.bytes = malloc(state.len ?: 1);
+	if (!state.bytes)
+		return -ENOMEM;
+	memcpy(state.bytes, item->held->put->payload.data, state.len);
+	for (size_t i = 0; i < item->n_fds; i++) {
+		state.fds.fd[i] = fcntl(item->fds[i], F_DUPFD_CLOEXEC, 3);
+		if (state.fds.fd[i] < 0)
+			return error_errno(err, -errno, "cannot take memory from custody");
+		state.fds.n++;
+	}
+	*ret_state = state;
+	state = (struct cpr_state)CPR_STATE_INIT;
+	return 0;
+}
+
+static int rebuild(struct upgrade *u, struct error *err)
+{
+	_cleanup_cpr_state_ struct cpr_state state = CPR_STATE_INIT;
+	struct qemu *q = qemu_of(u);
+	int r;
+
+	if (!q)
+		return -ENOMEM;
+	if (u->state < 0)
+		return error_set(err, -ENOENT, "the device state is not in custody");
+	r = make_paths(u, q);
+	if (r < 0)
+		return r;
+	u->tier = u->plan ? u->plan->tier : u->tier;
+	q->gmem.no_stage2 = u->start->no_stage2;
+	/* Whatever was planned, the memory must have an owner that runs. */
+	q->gmem.source = q->gmem.kernel = q->gmem.target =
+		u->tier == UPGRADED__V1__TIER__TIER_STAGE2 ||
+		(u->tier == UPGRADED__V1__TIER__TIER_GMEM && u->start->no_stage2);
+	r = take_cpr(u, &state, err);
+	if (r >= 0)
+		r = hold_start_again(u, err);
+	if (r < 0)
+		return r;
+	u->fds = (uint32_t)state.fds.n;
+	return build_target(u, q, &state, err);
 }
 
 /* ---- the rest ------------------------------------------------------------ */
@@ -848,6 +931,8 @@ static void qemu_free(struct upgrade *u)
 	closep(&q->cpr_held);
 	closep(&q->main_target);
 	spool_close(&q->spool);
+	u->handover = NULL;
+	gmem_clear(&q->gmem);
 	free(q);
 	u->vmm = NULL;
 }
@@ -863,6 +948,7 @@ const struct driver driver_qemu = {
 	.run = run,
 	.finish = finish,
 	.undo = undo,
+	.rebuild = rebuild,
 	.explain = hold_explain,
 	.describe = describe,
 	.planned_argv = planned_argv,

@@ -4,12 +4,17 @@
  * keeping the source from running, ending either, saying how one ended. This is
  * how the worker enforces "one runner", whatever the VMM itself would do. Called
  * by the drivers; owns nothing. If this process dies here, a stopped source
- * stays stopped, and the next worker continues or kills it.
+ * stays stopped, and the next worker continues or kills it; when the source is dead
+ * as well, custody knows how the target was started.
  */
 #include "hold.h"
 
+#include "device_state.h"
+#include "link.h"
 #include "process.h"
+#include "procfs.h"
 #include "spawn.h"
+#include "spawn_order.h"
 
 #include <ctype.h>
 #include <fcntl.h>
@@ -19,13 +24,44 @@
 #include <sys/pidfd.h>
 #include <sys/wait.h>
 
-int hold_start(struct upgrade *u, const struct spawn *spawn, struct error *err)
+/* include/linux/sched.h */
+#define PF_EXITING 0x00000004
+/* What a process that was killed may take to give back its memory. */
+#define DYING_MS 10000
+
+/* ---- starting the target ---- */
+
+/* If this process dies before it is acknowledged, nothing has been started. */
+static int put_order(struct upgrade *u, const struct spawn_order *o, char *qmp, struct error *err)
 {
+	Upgraded__V1__CustodyPut put = UPGRADED__V1__CUSTODY_PUT__INIT;
+	_cleanup_free_ uint8_t *packed = NULL;
+	_cleanup_free_ int *fds = NULL;
+	size_t n_fds;
+	int r;
+
+	r = spawn_order_pack(o, &packed, &put.payload.len, &fds, &n_fds);
+	if (r < 0)
+		return error_errno(err, r, "cannot note how the target is started");
+	put.payload.data = packed;
+	put.name = (char *)"start";
+	put.plan = u->plan;
+	put.target_qmp = qmp ?: put.target_qmp;
+	return link_put(&u->wait, &put, fds, n_fds, err);
+}
+
+/*
+ * If this process dies between the fork and the acknowledgement, the target is
+ * nobody's: see spawn.c for what becomes of it.
+ */
+static int start(struct upgrade *u, const struct spawn_order *o, char *qmp, struct error *err)
+{
+	Upgraded__V1__CustodyPut put = UPGRADED__V1__CUSTODY_PUT__INIT;
 	uint64_t start_time;
 	pid_t pid;
 	int r;
 
-	r = spawn_like(spawn, &pid, &u->target_pidfd, err);
+	r = spawn_order_start(o, NULL, &pid, &u->target_pidfd, err);
 	if (r < 0)
 		return r;
 	u->wait.target = u->target_pidfd;
@@ -34,14 +70,93 @@ int hold_start(struct upgrade *u, const struct spawn *spawn, struct error *err)
 	if (r < 0)
 		return error_errno(err, r, "the target disappeared");
 	u->target.start_time = start_time;
-	return 0;
+	put.name = (char *)"target";
+	put.target = &u->target;
+	put.target_qmp = qmp ?: put.target_qmp;
+	put.plan = u->plan;
+	return link_put(&u->wait, &put, &u->target_pidfd, 1, err);
 }
+
+int hold_start(struct upgrade *u, const struct spawn *spawn, char *qmp, struct error *err)
+{
+	__attribute__((cleanup(spawn_order_freep))) struct spawn_order *o = NULL;
+	int r;
+
+	r = spawn_order_make(spawn, &o, err);
+	if (r < 0)
+		return r;
+	r = put_order(u, o, qmp, err);
+	return r < 0 ? r : start(u, o, qmp, err);
+}
+
+/*
+ * If this process dies here, the next worker does the same again: it ends whoever
+ * is in custody as the target.
+ */
+int hold_start_again(struct upgrade *u, struct error *err)
+{
+	__attribute__((cleanup(spawn_order_freep))) struct spawn_order *o = NULL;
+	const struct inherited_item *item = inherited_find(&u->inherited, "start");
+	int r;
+
+	if (!item)
+		return error_set(err, -ENOENT, "how the target is started is not in custody");
+	r = spawn_order_unpack(item->held->put->payload.data, item->held->put->payload.len,
+			       item->fds, item->n_fds, &o);
+	if (r < 0)
+		return error_errno(err, r, "what custody has of the target's start is no order");
+	u->wait.target = -EBADF;
+	r = hold_end(&u->wait, u->target_pidfd, "the target of before", err);
+	if (r < 0)
+		return r;
+	closep(&u->target_pidfd);
+	r = link_drop(&u->wait, "target", err);
+	if (r >= 0)
+		r = link_drop(&u->wait, "target-vm", err);
+	return r < 0 ? r : start(u, o, u->start->target_qmp, err);
+}
+
+/* ---- keeping the source from running ---- */
 
 int hold_stop(int pidfd, struct error *err)
 {
 	if (pidfd_send_signal(pidfd, SIGSTOP, NULL, 0) < 0 && errno != ESRCH)
 		return error_errno(err, -errno, "cannot stop the source");
 	return 0;
+}
+
+/*
+ * SIGKILL is pending, or it exits: none of its threads gets into the guest any more,
+ * though it takes a while until it has ended, the longer the more memory it has.
+ */
+static bool is_dying(pid_t pid)
+{
+	static const char *const keys[] = { "\nSigPnd:", "\nShdPnd:" };
+	_cleanup_free_ char *status = NULL, *stat = NULL;
+	unsigned flags;
+	char *p;
+
+	if (proc_read(pid, "status", &status, NULL) < 0 || proc_read(pid, "stat", &stat, NULL) < 0)
+		return true;
+	for (size_t i = 0; i < ARRAY_SIZE(keys); i++) {
+		p = strstr(status, keys[i]);
+		if (p && strtoull(p + strlen(keys[i]), NULL, 16) >> (SIGKILL - 1) & 1)
+			return true;
+	}
+	/* Field 9 are the flags; the second one, the name, ends with the last ")". */
+	p = strrchr(stat, ')');
+	return !p || sscanf(p + 1, " %*c %*d %*d %*d %*d %*d %u", &flags) != 1 || flags & PF_EXITING;
+}
+
+int hold_let_go(struct upgrade *u, struct error *err)
+{
+	int r;
+
+	if (wait_ended(u->source_pidfd, 0) ||
+	    (is_dying(u->start->vm->process->pid) && wait_ended(u->source_pidfd, DYING_MS)))
+		return error_set(err, -ESRCH, "the source has ended");
+	r = device_state_use(u->state);
+	return r < 0 ? error_errno(err, r, "the device state cannot be marked as used") : 0;
 }
 
 /* 1: every thread is stopped or gone; 0: not yet. */

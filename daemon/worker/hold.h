@@ -9,12 +9,23 @@ struct spawn;
 
 /*
  * Starts the target. u->target says who it is, u->target_pidfd is the upgrade's,
- * and from here on its end ends every wait.
+ * and from here on its end ends every wait. How it is started and who it is are in
+ * custody when this returns. @qmp: its monitor, or NULL.
  */
-int hold_start(struct upgrade *u, const struct spawn *spawn, struct error *err);
+int hold_start(struct upgrade *u, const struct spawn *spawn, char *qmp, struct error *err);
+
+/* As hold_start(), from custody: ends the target of before, which nobody needs. */
+int hold_start_again(struct upgrade *u, struct error *err);
 
 /* Stops every thread of the source. One that is gone is as good. @pidfd is borrowed. */
 int hold_stop(int pidfd, struct error *err);
+
+/*
+ * The source is about to be told to go on: the device state is used from here on.
+ * -ESRCH: it has ended, or was killed and is still ending; then the state is not
+ * used, and good for another target.
+ */
+int hold_let_go(struct upgrade *u, struct error *err);
 
 /* Waits until every thread of @pid is stopped or gone. 0 or as wait_for(). */
 int hold_wait(struct waiter *w, pid_t pid, struct error *err);

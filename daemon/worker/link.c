@@ -14,6 +14,9 @@
 
 #include <poll.h>
 
+/* Leaves room for the plan, which goes with some of what is put. */
+#define PAYLOAD_MAX (32 * 1024)
+
 int link_receive_start(int sock, Envelope **ret_env, Upgraded__V1__WorkerStart **ret_start,
 		       struct scm_fds *ret_fds, struct error *err)
 {
@@ -43,19 +46,10 @@ void link_event(struct waiter *w, Upgraded__V1__Event *event)
 	(void)wire_send(w->daemon, &env, NULL, 0);
 }
 
-/*
- * Sends a request and waits for its Ack, or for a VmmLent with one fd, which is
- * the caller's. -EOWNERDEAD: sent, but never answered.
- */
-static int ask(struct waiter *w, Envelope *request, const int *fds, size_t n, const char *what,
-	       int *ret_fd, struct error *err)
+/* Waits for the answer to the last request: see ask(). */
+static int wait_for_answer(struct waiter *w, const char *what, int *ret_fd, struct error *err)
 {
 	int r;
-
-	request->id = ++w->asked;
-	r = wire_send(w->daemon, request, fds, n);
-	if (r < 0)
-		return error_errno(err, r, "cannot tell the daemon: %s", what);
 
 	for (;;) {
 		_cleanup_scm_fds_ struct scm_fds got = SCM_FDS_INIT;
@@ -98,14 +92,62 @@ static int ask(struct waiter *w, Envelope *request, const int *fds, size_t n, co
 	}
 }
 
+/*
+ * Sends a request and waits for its Ack, or for a VmmLent with one fd, which is
+ * the caller's. -EOWNERDEAD: sent, but never answered.
+ */
+static int ask(struct waiter *w, Envelope *request, const char *what, int *ret_fd,
+	       struct error *err)
+{
+	int r;
+
+	request->id = ++w->asked;
+	r = wire_send(w->daemon, request, NULL, 0);
+	if (r < 0)
+		return error_errno(err, r, "cannot tell the daemon: %s", what);
+	return wait_for_answer(w, what, ret_fd, err);
+}
+
+/* In as many packets as its payload and its fds need; only the last one is answered. */
 int link_put(struct waiter *w, Upgraded__V1__CustodyPut *put, const int *fds, size_t n,
 	     struct error *err)
 {
+	static const char what[] = "custody of state and fds";
+	Upgraded__V1__CustodyPut part = *put;
+	size_t bytes = put->payload.len, sent = 0, sent_fds = 0, now_fds, packets;
+	Envelope env = ENVELOPE_INIT;
+	int r;
+
+	packets = (bytes + PAYLOAD_MAX - 1) / PAYLOAD_MAX;
+	if ((n + SCM_RIGHTS_MAX - 1) / SCM_RIGHTS_MAX > packets)
+		packets = (n + SCM_RIGHTS_MAX - 1) / SCM_RIGHTS_MAX;
+	packets = packets ?: 1;
+	env.id = ++w->asked;
+	env.body_case = UPGRADED__V1__ENVELOPE__BODY_CUSTODY_PUT;
+	env.custody_put = &part;
+	while (packets--) {
+		part.payload.data = put->payload.data ? put->payload.data + sent : NULL;
+		part.payload.len = bytes - sent < PAYLOAD_MAX ? bytes - sent : PAYLOAD_MAX;
+		now_fds = n - sent_fds < SCM_RIGHTS_MAX ? n - sent_fds : SCM_RIGHTS_MAX;
+		env.batches_left = (uint32_t)packets;
+		r = wire_send(w->daemon, &env, fds ? fds + sent_fds : NULL, now_fds);
+		if (r < 0)
+			return error_errno(err, r, "cannot tell the daemon: %s", what);
+		sent += part.payload.len;
+		sent_fds += now_fds;
+	}
+	return wait_for_answer(w, what, NULL, err);
+}
+
+int link_drop(struct waiter *w, const char *name, struct error *err)
+{
+	Upgraded__V1__CustodyDrop drop = UPGRADED__V1__CUSTODY_DROP__INIT;
 	Envelope env = ENVELOPE_INIT;
 
-	env.body_case = UPGRADED__V1__ENVELOPE__BODY_CUSTODY_PUT;
-	env.custody_put = put;
-	return ask(w, &env, fds, n, "custody of state and fds", NULL, err);
+	drop.name = (char *)name;
+	env.body_case = UPGRADED__V1__ENVELOPE__BODY_CUSTODY_DROP;
+	env.custody_drop = &drop;
+	return ask(w, &env, "the end of custody", NULL, err);
 }
 
 int link_borrow(struct waiter *w, const Upgraded__V1__Process *process, int *ret_fd,
@@ -117,7 +159,7 @@ int link_borrow(struct waiter *w, const Upgraded__V1__Process *process, int *ret
 	borrow.process = (Upgraded__V1__Process *)process;
 	env.body_case = UPGRADED__V1__ENVELOPE__BODY_VMM_BORROW;
 	env.vmm_borrow = &borrow;
-	return ask(w, &env, NULL, 0, "the VMM to connect to vmm.sock", ret_fd, err);
+	return ask(w, &env, "the VMM to connect to vmm.sock", ret_fd, err);
 }
 
 /*

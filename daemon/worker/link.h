@@ -26,6 +26,9 @@ void link_event(struct waiter *w, Upgraded__V1__Event *event);
 int link_put(struct waiter *w, Upgraded__V1__CustodyPut *put, const int *fds, size_t n,
 	     struct error *err);
 
+/* Lets go of what is in custody by that name. 0, or as wait_for(). */
+int link_drop(struct waiter *w, const char *name, struct error *err);
+
 /*
  * Borrows the connection of the native VMM @process, once it is connected.
  * *ret_fd is the caller's, non-blocking. 0, or as wait_for().

@@ -7,6 +7,7 @@
  * Owns nothing that matters: custody and journal are the daemon's. When this
  * process dies the daemon starts another one that finishes or undoes.
  */
+#include "device_state.h"
 #include "link.h"
 #include "upgrade.h"
 #include "version.h"
@@ -80,6 +81,9 @@ static int work(struct upgrade *u)
 	case UPGRADED__V1__WORKER_MODE__WORKER_FORWARD:
 		outcome = upgrade_forward(u, &err);
 		break;
+	case UPGRADED__V1__WORKER_MODE__WORKER_REBUILD:
+		outcome = upgrade_rebuild(u, &err);
+		break;
 	default:
 		error_set(&err, -EOPNOTSUPP, "this worker is older than the daemon's order");
 		break;
@@ -122,6 +126,7 @@ int main(int argc, char **argv)
 		.wait = WAITER_INIT,
 		.source_pidfd = -EBADF,
 		.target_pidfd = -EBADF,
+		.state = -EBADF,
 		.target = UPGRADED__V1__PROCESS__INIT,
 	};
 	int r;
@@ -136,6 +141,10 @@ int main(int argc, char **argv)
 	signal(SIGPIPE, SIG_IGN);
 
 	r = link_receive_start(DAEMON_FD, &env, &start, &fds, &err);
+	if (r >= 0)
+		r = inherited_receive(DAEMON_FD, start->custody, &u.inherited, &err);
+	if (r >= 0)
+		(void)inherited_fd(&u.inherited, DEVICE_STATE, &u.state);
 	if (r < 0) {
 		fprintf(stderr, "upgraded-worker: %s\n", err.text ?: "out of memory");
 		return EXIT_FAILURE;
@@ -157,5 +166,7 @@ int main(int argc, char **argv)
 	free(u.target_version);
 	closep(&u.source_pidfd);
 	closep(&u.target_pidfd);
+	closep(&u.state);
+	inherited_clear(&u.inherited);
 	return r;
 }

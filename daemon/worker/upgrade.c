@@ -10,11 +10,13 @@
  *
  * If this process dies: before COMMIT is in the journal the daemon starts a
  * worker that only undoes (upgrade_undo), after it one that only goes forward
- * (upgrade_forward). Both start from what may be half done and may themselves
- * be killed and started again.
+ * (upgrade_forward); when both VMMs are dead and the guest is in custody, one that
+ * starts a target from there (upgrade_rebuild). All start from what may be half
+ * done and may themselves be killed and started again.
  */
 #include "upgrade.h"
 
+#include "hold.h"
 #include "link.h"
 
 /* A guest must not stand still for long because somebody hangs. */
@@ -250,6 +252,62 @@ Upgraded__V1__Outcome upgrade_run(struct upgrade *u, struct error *err)
 		return go_back(u, err->text, err);
 	}
 	return go_forward(u, err);
+}
+
+/*
+ * As switch_over(), without a source. If this process dies here the target is as
+ * good as never started: another worker ends it and starts one more, because the
+ * device state is used by none before COMMIT.
+ */
+static int start_over(struct upgrade *u, struct error *err)
+{
+	const struct driver *d = u->driver;
+	int r;
+
+	limit_phase(u);
+	r = d->rebuild(u, err);
+	if (r < 0)
+		return r;
+	enter(u, PHASE(CHECK), NULL);
+	r = d->verify(u, err);
+	if (r >= 0)
+		r = refuse_blockers(u, err);
+	if (r < 0)
+		return r;
+	enter(u, PHASE(LOAD), NULL);
+	r = d->load(u, err);
+	if (r < 0)
+		return r;
+	enter(u, PHASE(SWITCH), NULL);
+	r = d->hold(u, err);
+	return r < 0 ? r : link_commit(&u->wait, err);
+}
+
+Upgraded__V1__Outcome upgrade_rebuild(struct upgrade *u, struct error *err)
+{
+	_cleanup_error_ struct error ignored = ERROR_INIT;
+	int r;
+
+	timeline_begin(&u->timeline);
+	enter(u, PHASE(PREPARE), "starting a target from custody: both VMMs have ended");
+	u->plan = u->start->plan;
+	/* It is dead, and that is no news. */
+	u->wait.source = -EBADF;
+	r = start_over(u, err);
+	if (r == -EOWNERDEAD && timeline_phase(&u->timeline) == PHASE(SWITCH))
+		return OUTCOME(UNSPECIFIED); /* as in upgrade_run() */
+	if (r >= 0) {
+		findings_add(&u->findings, UPGRADED__V1__SEVERITY__SEVERITY_WARNING, "rebuild",
+			     u->start->vm->name, NULL,
+			     "both VMMs ended during the upgrade: the guest was taken from custody "
+			     "into a target started anew");
+		return go_forward(u, err);
+	}
+	u->driver->explain(u, err);
+	u->wait.uninterruptible = true;
+	u->wait.deadline_us = now_us() + LAST_RESORT_US;
+	(void)hold_end(&u->wait, u->target_pidfd, "the target", &ignored);
+	return OUTCOME(LOST);
 }
 
 Upgraded__V1__Outcome upgrade_undo(struct upgrade *u, struct error *err)

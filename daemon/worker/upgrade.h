@@ -5,6 +5,7 @@
 
 #include "error.h"
 #include "findings.h"
+#include "inherited.h"
 #include "timeline.h"
 #include "upgraded.pb-c.h"
 #include "wait.h"
@@ -27,6 +28,8 @@ struct upgrade {
 	int target_pidfd;       /* -EBADF: none was started */
 	Upgraded__V1__Process target; /* pid 0: none */
 	Upgraded__V1__TargetPlan *plan; /* owned by the driver; NULL before PREPARE */
+	struct inherited inherited; /* what a worker before this one put into custody */
+	int state;              /* the device state: see device_state.c; -EBADF: none */
 
 	bool quiet;             /* events are held back: the guest stands still */
 	Upgraded__V1__Event held[4];
@@ -68,6 +71,12 @@ struct driver {
 	int (*finish)(struct upgrade *u, struct error *err);
 	/* Before COMMIT: the target ends, the source goes on. */
 	int (*undo)(struct upgrade *u, struct error *err);
+	/*
+	 * In place of examine() and prepare(), when both VMMs are dead: starts a
+	 * target from what is in custody. verify(), load(), hold() and all after
+	 * COMMIT follow, without a source.
+	 */
+	int (*rebuild)(struct upgrade *u, struct error *err);
 	/* A step failed with @err: if that is because a VMM ended, says so, and how it did. */
 	void (*explain)(struct upgrade *u, struct error *err);
 	/* Fills what is known of the VM into @vm; strings are borrowed from the driver. */
@@ -86,6 +95,9 @@ Upgraded__V1__Outcome upgrade_run(struct upgrade *u, struct error *err);
 /* What another worker left behind. */
 Upgraded__V1__Outcome upgrade_undo(struct upgrade *u, struct error *err);
 Upgraded__V1__Outcome upgrade_forward(struct upgrade *u, struct error *err);
+
+/* Both VMMs are dead, the guest is in custody. */
+Upgraded__V1__Outcome upgrade_rebuild(struct upgrade *u, struct error *err);
 
 /* Only looks. 0 or a negative errno; findings tell the rest. */
 int upgrade_check(struct upgrade *u, struct error *err);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Holds daemon/custody.c to its word: what was put is held whole, nothing is
- * left open afterwards, and no worker can make it hold without end.
+ * left open afterwards, no worker can make it hold without end, and with systemd
+ * (here: a socket, and a list of names) it outlives the daemon.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -14,6 +15,9 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
 
 struct fixture {
 	struct custody c;
@@ -114,7 +118,8 @@ static void second_put_replaces_and_closes_the_first(void **state)
 	assert_int_equal(put(f, "target", "c", 1, 1, false), 0);
 	assert_int_equal(f->c.n, 2);
 	assert_memory_equal(custody_find(&f->c, "target")->payload, "c", 1);
-	assert_int_equal(count_fds(), f->fds + 2);
+	/* Each has one fd, and the memfd that it is whole in. */
+	assert_int_equal(count_fds(), f->fds + 4);
 }
 
 static void item_without_a_name_is_refused(void **state)
@@ -152,6 +157,314 @@ static void sums_tell_state_from_guest_memory(void **state)
 	custody_free_items(items, f->c.n);
 }
 
+/* ---- the fd store ---- */
+
+/* What systemd would have: the fds by their names, in the order they came. */
+struct systemd {
+	int sock;
+	char dir[32];
+	char path[48];
+	char name[64][FD_STORE_NAME];
+	int fd[64];
+	size_t n, removed;
+};
+
+static void systemd_start(struct systemd *s)
+{
+	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+
+	*s = (struct systemd){ .dir = "/tmp/upgraded-custody-XXXXXX" };
+	assert_non_null(mkdtemp(s->dir));
+	snprintf(s->path, sizeof(s->path), "%s/notify", s->dir);
+	strcpy(addr.sun_path, s->path);
+	s->sock = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	assert_int_equal(bind(s->sock, (struct sockaddr *)&addr, sizeof(addr)), 0);
+	setenv("NOTIFY_SOCKET", s->path, 1);
+}
+
+static void remove_name(struct systemd *s, const char *name)
+{
+	for (size_t i = 0; i < s->n; i++)
+		if (!strcmp(s->name[i], name)) {
+			close(s->fd[i]);
+			s->n--;
+			s->removed++;
+			memmove(&s->fd[i], &s->fd[i + 1], (s->n - i) * sizeof(s->fd[0]));
+			memmove(s->name[i], s->name[i + 1], (s->n - i) * sizeof(s->name[0]));
+			return;
+		}
+	fail_msg("%s is not there to be removed", name);
+}
+
+/* Does what it was told until now. */
+static void systemd_obey(struct systemd *s)
+{
+	char text[1024];
+	ssize_t n;
+
+	for (;;) {
+		_cleanup_scm_fds_ struct scm_fds fds = SCM_FDS_INIT;
+		char *name;
+
+		n = scm_recv(s->sock, text, sizeof(text) - 1, &fds);
+		if (n == -EAGAIN)
+			return;
+		assert_true(n > 0);
+		text[n] = '\0';
+		name = strstr(text, "FDNAME=") + 7;
+		if (strstr(text, "FDSTORE=1"))
+			assert_non_null(strstr(text, "FDPOLL=0"));
+		name[strcspn(name, "\n")] = '\0';
+		if (!strncmp(text, "FDSTOREREMOVE=1", 15)) {
+			remove_name(s, name);
+			continue;
+		}
+		assert_int_equal(fds.n, 1);
+		assert_true(s->n < 64);
+		strcpy(s->name[s->n], name);
+		s->fd[s->n++] = scm_fds_take(&fds, 0);
+	}
+}
+
+static void systemd_end(struct systemd *s)
+{
+	systemd_obey(s);
+	for (size_t i = 0; i < s->n; i++)
+		close(s->fd[i]);
+	close(s->sock);
+	unlink(s->path);
+	rmdir(s->dir);
+	unsetenv("NOTIFY_SOCKET");
+}
+
+/* The next daemon, which gets the first @n of what the store has. */
+static struct fd_store *next_daemon(struct systemd *s, size_t n)
+{
+	struct fd_store *store;
+
+	systemd_obey(s);
+	assert_int_equal(fd_store_new(&store), 0);
+	for (size_t i = 0; i < s->n && i < n; i++)
+		assert_int_equal(fd_store_inherit(store, s->name[i], dup(s->fd[i])), 0);
+	return store;
+}
+
+static void begin(struct fixture *f, struct fd_store **ret_store)
+{
+	assert_int_equal(fd_store_new(ret_store), 0);
+	f->c.store = *ret_store;
+	f->c.id = 17;
+}
+
+/* Ends a daemon, and starts the next one with what it has left. */
+static void restart(struct fixture *f, struct systemd *s, struct fd_store **store, size_t n)
+{
+	custody_leave(&f->c);
+	fd_store_freep(store);
+	*store = next_daemon(s, n);
+	f->c.store = *store;
+	assert_int_equal(custody_restore(&f->c, NULL), 0);
+	fd_store_drop_unused(*store);
+	systemd_obey(s);
+}
+
+static ino_t inode(int fd)
+{
+	struct stat st;
+
+	assert_int_equal(fstat(fd, &st), 0);
+	return st.st_ino;
+}
+
+static void custody_outlives_the_daemon(void **state)
+{
+	const struct custody_item *item;
+	struct fixture *f = *state;
+	struct fd_store *store;
+	struct systemd s;
+	ino_t first;
+
+	systemd_start(&s);
+	begin(f, &store);
+	assert_int_equal(put(f, "cpr", "one", 3, 2, true), 0);
+	systemd_obey(&s);
+	assert_int_equal(s.n, 0);
+	assert_int_equal(put(f, "cpr", "two", 3, 1, false), 0);
+	assert_int_equal(put(f, "target", "", 0, 1, false), 0);
+	first = inode(custody_find(&f->c, "cpr")->fds[0]);
+	for (int i = 0; i < 2; i++) {
+		restart(f, &s, &store, SIZE_MAX);
+		assert_int_equal(s.n, 6);
+		assert_int_equal(f->c.n, 2);
+		item = custody_find(&f->c, "cpr");
+		assert_int_equal(item->len, 6);
+		assert_memory_equal(item->payload, "onetwo", 6);
+		assert_int_equal(item->n_fds, 3);
+		assert_int_equal(inode(item->fds[0]), first);
+	}
+	/* What is put after a restart gets a number that nobody has. */
+	assert_int_equal(put(f, "offer", "", 0, 1, false), 0);
+	restart(f, &s, &store, SIZE_MAX);
+	assert_int_equal(f->c.n, 3);
+	custody_clear(&f->c);
+	systemd_obey(&s);
+	assert_int_equal(s.n, 0);
+	assert_int_equal(s.removed, 8);
+	fd_store_freep(&store);
+	systemd_end(&s);
+}
+
+static void what_was_stored_in_part_was_never_put(void **state)
+{
+	struct fixture *f = *state;
+
+	for (size_t n = 0; n < 4; n++) {
+		struct fd_store *store;
+		struct systemd s;
+
+		systemd_start(&s);
+		begin(f, &store);
+		assert_int_equal(put(f, "cpr", "bytes", 5, 3, false), 0);
+		/* The daemon died after the first @n of its four messages. */
+		systemd_obey(&s);
+		while (s.n > n)
+			close(s.fd[--s.n]);
+		restart(f, &s, &store, n);
+		assert_int_equal(f->c.n, 0);
+		assert_int_equal(s.n, 0);
+		fd_store_freep(&store);
+		systemd_end(&s);
+	}
+}
+
+static void newer_of_two_counts_when_one_was_being_replaced(void **state)
+{
+	struct fixture *f = *state;
+	struct fd_store *store;
+	struct systemd s, kept;
+
+	systemd_start(&s);
+	begin(f, &store);
+	assert_int_equal(put(f, "target", "old", 3, 1, false), 0);
+	assert_int_equal(put(f, "target", "new", 3, 1, true), 0);
+	/* Not whole yet: the old one is what is held. */
+	assert_memory_equal(custody_find(&f->c, "target")->payload, "old", 3);
+	systemd_obey(&s);
+	kept = s;
+	for (size_t i = 0; i < s.n; i++)
+		kept.fd[i] = dup(s.fd[i]);
+	assert_int_equal(put(f, "target", "", 0, 0, false), 0);
+	systemd_obey(&s);
+	assert_int_equal(s.n, 2);
+	/* The daemon died before it took the old one out. */
+	for (size_t i = 0; i < kept.n; i++) {
+		strcpy(s.name[s.n], kept.name[i]);
+		s.fd[s.n++] = kept.fd[i];
+	}
+	restart(f, &s, &store, SIZE_MAX);
+	assert_int_equal(f->c.n, 1);
+	assert_memory_equal(custody_find(&f->c, "target")->payload, "new", 3);
+	assert_int_equal(s.n, 2);
+	custody_clear(&f->c);
+	fd_store_freep(&store);
+	systemd_end(&s);
+}
+
+/* systemd would keep it once, and drop the second name without a word. */
+static void one_open_file_is_stored_once_however_often_it_is_held(void **state)
+{
+	_cleanup_close_ int fd = memfd(4096);
+	struct fixture *f = *state;
+	struct fd_store *store;
+	struct systemd s;
+
+	systemd_start(&s);
+	begin(f, &store);
+	for (int i = 0; i < 2; i++) {
+		_cleanup_scm_fds_ struct scm_fds fds = { .n = 2, .fd = { dup(fd), dup(fd) } };
+		CustodyPut msg = UPGRADED__V1__CUSTODY_PUT__INIT;
+
+		msg.name = (char *)(i ? "cpr" : "offer");
+		assert_int_equal(custody_put(&f->c, &msg, false, &fds, NULL), 0);
+	}
+	systemd_obey(&s);
+	assert_int_equal(s.n, 3);
+	restart(f, &s, &store, SIZE_MAX);
+	assert_int_equal(custody_find(&f->c, "offer")->n_fds, 2);
+	assert_int_equal(inode(custody_find(&f->c, "cpr")->fds[1]), inode(fd));
+	custody_drop(&f->c, "offer");
+	systemd_obey(&s);
+	assert_int_equal(s.n, 2);
+	custody_clear(&f->c);
+	systemd_obey(&s);
+	assert_int_equal(s.n, 0);
+	fd_store_freep(&store);
+	systemd_end(&s);
+}
+
+static void item_of_a_newer_version_is_left_alone(void **state)
+{
+	Upgraded__V1__HeldItem held = UPGRADED__V1__HELD_ITEM__INIT;
+	CustodyPut inner = UPGRADED__V1__CUSTODY_PUT__INIT;
+	_cleanup_free_ uint8_t *data = NULL;
+	struct fixture *f = *state;
+	struct fd_store *store;
+	struct systemd s;
+	size_t len;
+
+	systemd_start(&s);
+	begin(f, &store);
+	inner.name = "cpr";
+	held.version = 99;
+	held.put = &inner;
+	held.fd = (char *[]){ "upgrade-17.cpr.1" };
+	held.n_fd = 1;
+	assert_int_equal(message_pack(&held, &data, &len), 0);
+	s.fd[0] = memfd(4096);
+	strcpy(s.name[0], "upgrade-17.cpr.1");
+	s.fd[1] = memfd(0);
+	assert_int_equal(write(s.fd[1], data, len), len);
+	strcpy(s.name[1], "upgrade-17.cpr.whole.2");
+	s.n = 2;
+	restart(f, &s, &store, SIZE_MAX);
+	assert_int_equal(f->c.n, 0);
+	assert_int_equal(s.n, 2);
+	fd_store_freep(&store);
+	systemd_end(&s);
+}
+
+static void what_is_for_this_daemon_only_is_not_stored(void **state)
+{
+	_cleanup_scm_fds_ struct scm_fds fds = { .n = 1, .fd = { memfd(4096) } };
+	CustodyPut msg = UPGRADED__V1__CUSTODY_PUT__INIT;
+	struct fixture *f = *state;
+	struct fd_store *store;
+	struct systemd s;
+
+	systemd_start(&s);
+	begin(f, &store);
+	msg.name = "target-vm";
+	msg.here_only = true;
+	assert_int_equal(custody_put(&f->c, &msg, false, &fds, NULL), 0);
+	systemd_obey(&s);
+	assert_int_equal(s.n, 0);
+	assert_non_null(custody_find(&f->c, "target-vm"));
+	custody_clear(&f->c);
+	fd_store_freep(&store);
+	systemd_end(&s);
+}
+
+static void names_of_others_are_not_ours(void **state)
+{
+	struct fd_store *store;
+
+	assert_int_equal(fd_store_new(&store), 0);
+	assert_int_equal(fd_store_inherit(store, "control", 0), -ENOENT);
+	assert_int_equal(fd_store_inherit(store, "upgrade-nothing", 0), -ENOENT);
+	assert_int_equal(fd_store_peek(store, "control"), -ENOENT);
+	fd_store_freep(&store);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -162,6 +475,13 @@ int main(void)
 		TEST(item_without_a_name_is_refused),
 		TEST(more_than_the_limit_is_refused_and_held_items_stay),
 		TEST(sums_tell_state_from_guest_memory),
+		TEST(custody_outlives_the_daemon),
+		TEST(what_was_stored_in_part_was_never_put),
+		TEST(newer_of_two_counts_when_one_was_being_replaced),
+		TEST(one_open_file_is_stored_once_however_often_it_is_held),
+		TEST(item_of_a_newer_version_is_left_alone),
+		TEST(what_is_for_this_daemon_only_is_not_stored),
+		TEST(names_of_others_are_not_ours),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

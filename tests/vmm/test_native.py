@@ -28,10 +28,11 @@ def setUpModule():
 
 class Native(unittest.TestCase):
     options = ()
+    fd_store = False
     where = ""  # in the middle of a loop, for a test that failed; no subTest(), which tests/check cannot read
 
     def setUp(self):
-        self.host = Host()
+        self.host = Host(fd_store=self.fd_store)
         self.addCleanup(self.host.__exit__)
         self.guest = self.host.guest("tiny", *self.options)
         self.guest.runs_on()
@@ -41,13 +42,27 @@ class Native(unittest.TestCase):
 
     def check_guest(self, pid=None, vmms=1):
         """It runs, in one process, which is the one that it should be."""
-        self.guest.runs_on()
+        try:
+            self.guest.runs_on()
+        except TimeoutError as e:
+            self.fail(f"{e}{self.told()}")
         self.assertEqual(self.guest.trouble(), [], self.told())
         if pid:
             self.assertEqual(self.guest.proof.pid, pid, self.told())
         self.assertEqual(self.guest.pid(), self.guest.proof.pid)
         wait_until(lambda: len(self.guest.vmms()) == vmms, 5, "only one VMM is left")
         wait_until(lambda: not self.host.workers(), 5, "no worker is left")
+
+    def kill_daemon(self):
+        self.host.daemon.kill()
+        self.host.daemon.wait()
+
+    def settled(self):
+        """The outcome of the upgrade that was running, once it has one."""
+        def ended():
+            reports = self.host.ctl("history", "tiny")[1][0].get("reports", [])
+            return reports[-1]["outcome"] if reports and not self.guest.show().get("upgrade_id") else None
+        return wait_until(ended, 60, f"the upgrade is taken up again{self.told()}")
 
     def expect(self, outcome, status, report):
         self.assertEqual(status, outcome, f"{report}{self.told()}")
@@ -242,10 +257,6 @@ class WorkerDies(Native):
 
 
 class DaemonDies(Native):
-    def kill_daemon(self):
-        self.host.daemon.kill()
-        self.host.daemon.wait()
-
     def test_an_idle_daemon_is_missed_by_nobody(self):
         for _ in range(3):
             pid = self.guest.proof.pid
@@ -254,13 +265,6 @@ class DaemonDies(Native):
             self.host.start()
             self.check_guest(pid)
             self.upgrade()
-
-    def settled(self):
-        """The outcome of the upgrade that was running, once it has one."""
-        def ended():
-            reports = self.host.ctl("history", "tiny")[1][0].get("reports", [])
-            return reports[-1]["outcome"] if reports and not self.guest.show().get("upgrade_id") else None
-        return wait_until(ended, 60, f"the upgrade is taken up again{self.told()}")
 
     def test_before_commit_the_upgrade_is_undone(self):
         for order in ("target verify sleep", "source frozen sleep", "target load sleep",
@@ -296,6 +300,145 @@ class DaemonDies(Native):
             self.assertEqual(self.guest.proof.pid != pid, commits, self.told())
         self.guest.order()
         self.upgrade()
+
+
+class DaemonDiesUnderSystemd(DaemonDies):
+    """As above, and custody outlives it."""
+    fd_store = True
+
+    def tearDown(self):
+        self.assertEqual(self.host.store.settle(), [], "custody is empty when nothing is under way")
+
+
+class BothDie(Native):
+    """Source and target are killed between the freeze and the first instruction: the guest is in custody."""
+    fd_store = True
+    # In this order: what is known of the target's death, and by whom, differs.
+    points = ("target load sleep", "target loaded sleep", "target own sleep", "target owned sleep")
+
+    def both_die(self, order, worker=False, daemon=False):
+        """Returns the attempt, or with the daemon None."""
+        source = self.guest.proof.pid
+        self.guest.order(f"{order} {4 * self.host.hold_ms}")
+        attempt = self.host.begin(self.guest)
+        target = self.guest.await_fault()
+        workers = self.host.workers() if worker else []
+        self.guest.order()
+        # The worker first, and the daemon last: either would let the source go on when it misses the other.
+        for pid in (*workers, source, target):
+            os.kill(pid, signal.SIGKILL)
+        if daemon:
+            self.kill_daemon()
+            self.host.start()
+        return None if daemon else attempt
+
+    def goes_on(self, before):
+        self.check_guest()
+        self.assertNotEqual(self.guest.proof.pid, before)
+        self.assertEqual(self.host.store.settle(), [], self.told())
+
+    def each(self, **who):
+        for i, order in enumerate(self.points):
+            self.where = order
+            before = self.guest.proof.pid
+            generation = self.guest.show()["generation"] if i else 0
+            attempt = self.both_die(order, **who)
+            if attempt:
+                status, report = attempt.join()
+                self.expect(COMMITTED, status, report)
+                self.assertIn("rebuild", [f["code"] for f in report["findings"]])
+            else:
+                self.assertEqual(self.settled(), "committed", self.told())
+            self.goes_on(before)
+            self.assertEqual(self.guest.show()["generation"], generation + 1)
+        self.upgrade()
+
+    def test_a_target_is_started_from_custody(self):
+        self.each()
+
+    def test_and_when_the_worker_dies_with_them(self):
+        self.each(worker=True)
+
+    def test_and_when_the_daemon_dies_with_them(self):
+        self.each(daemon=True)
+
+    def test_and_when_all_of_them_die(self):
+        self.each(worker=True, daemon=True)
+
+    def test_a_rebuild_may_die_too(self):
+        """Worker, daemon and target of the rebuild, then what follows finishes it."""
+        for who in ("worker", "daemon", "target", "all"):
+            self.where = who
+            source = self.guest.proof.pid
+            self.guest.order(f"target load sleep {4 * self.host.hold_ms}")
+            attempt = self.host.begin(self.guest)
+            target = self.guest.await_fault()
+            self.guest.order(f"target loaded sleep {4 * self.host.hold_ms}")
+            for pid in (source, target):
+                os.kill(pid, signal.SIGKILL)
+            second = self.guest.await_fault()
+            workers = self.host.workers()
+            self.guest.order()
+            if who in ("worker", "all"):
+                os.kill(workers[0], signal.SIGKILL)
+            if who in ("target", "all"):
+                os.kill(second, signal.SIGKILL)
+            if who in ("daemon", "all"):
+                self.kill_daemon()
+            if who in ("daemon", "all"):
+                self.host.start()
+                self.assertEqual(self.settled(), "committed", self.told())
+            else:
+                status, report = attempt.join()
+                self.expect(COMMITTED, status, report)
+            self.goes_on(source)
+
+    def test_a_state_that_kills_every_target_ends_as_lost(self):
+        source = self.guest.proof.pid
+        self.guest.order(f"target load sleep {self.host.hold_ms}", "target loaded kill")
+        attempt = self.host.begin(self.guest)
+        self.guest.await_fault()
+        os.kill(source, signal.SIGKILL)
+        status, report = attempt.join()
+        self.expect(LOST, status, report)
+        self.assertEqual(self.guest.vmms(), [])
+        self.assertEqual(self.host.store.settle(), [])
+
+    def test_what_may_have_run_is_not_run_again(self):
+        self.both_die("target run sleep")
+        wait_until(lambda: not self.guest.show().get("upgrade_id"), 30, "it ends")
+        self.assertEqual(self.host.ctl("history", "tiny")[1][0]["reports"][-1]["outcome"], "lost", self.told())
+        ticks = self.guest.proof.ticks()
+        time.sleep(0.5)
+        self.assertEqual(self.guest.proof.ticks(), ticks, "nobody runs it")
+        self.assertEqual(self.guest.trouble(), [])
+
+    def test_a_source_that_went_on_and_died_is_not_brought_back(self):
+        """After a rollback the state that was captured is the past."""
+        source = self.guest.proof.pid
+        self.guest.order(f"target load sleep {2 * self.host.hold_ms}", f"source thaw sleep {2 * self.host.hold_ms}")
+        attempt = self.host.begin(self.guest)
+        target = self.guest.await_fault()
+        os.kill(target, signal.SIGKILL)
+        wait_until(lambda: "source thaw" in self.guest.seen().read_text(), 10, "it is told to go on")
+        os.kill(source, signal.SIGKILL)
+        status, report = attempt.join()
+        self.expect(LOST, status, report)
+        self.assertEqual(self.guest.vmms(), [])
+
+    def test_show_lists_what_is_held(self):
+        self.guest.order(f"target load sleep {3 * self.host.hold_ms}")
+        attempt = self.host.begin(self.guest)
+        self.guest.await_fault()
+        held = {item["name"]: item for item in self.guest.show()["custody"]}
+        self.assertEqual(set(held) - {"target-vm"}, {"start", "offer", "device-state", "target"})
+        self.assertEqual(sum(int(item.get("pinned", 0)) for item in held.values()), int(self.guest.show()["memory"]))
+        self.assertGreater(int(held["device-state"]["bytes"]), 0)
+        names = {name.split(".")[1] for name in self.host.store.settle()}
+        self.assertEqual(names, set(held) - {"target-vm"})
+        self.expect(COMMITTED, *attempt.join())
+        self.assertNotIn("custody", {k: v for k, v in self.guest.show().items() if v})
+        self.assertEqual(self.host.store.settle(), [])
 
 
 class Names(Native):

@@ -5,16 +5,20 @@ Needs root and /dev/kvm, and nothing of the host's own upgraded. `with Host() as
 and every VMM that an upgrade started, each by its pid. What the guest does is read from the memory that all VMMs of a
 guest share with the test (proof.h)."""
 
+import array
 import ctypes
+import fcntl
 import json
 import mmap
 import os
 import pathlib
 import shutil
 import signal
+import socket
 import struct
 import subprocess
 import tempfile
+import termios
 import threading
 import time
 
@@ -34,7 +38,6 @@ KVM_CHECK_EXTENSION, KVM_CAP_GUEST_MEMFD_FLAGS, KVM_CAP_GMEM_TRANSFER = 0xAE03, 
 
 def kvm_offers(capability):
     """What KVM_CHECK_EXTENSION says; None without a usable /dev/kvm."""
-    import fcntl
     try:
         fd = os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC)
     except OSError:
@@ -57,7 +60,7 @@ def wait_until(condition, seconds, what):
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         if time.monotonic() > deadline:
-            raise TimeoutError(f"not within {seconds} s: {what}")
+            raise TimeoutError(f"not within {seconds} s: {what() if callable(what) else what}")
         time.sleep(0.005)
     return value
 
@@ -170,7 +173,8 @@ class Guest:
 
     def await_fault(self, seconds=20):
         """Waits until an ordered mishap begins; returns the pid that it happens to."""
-        wait_until(lambda: self.seen().exists() and self.seen().read_text().endswith("\n"), seconds, "the mishap")
+        wait_until(lambda: self.seen().exists() and self.seen().read_text().endswith("\n"), seconds,
+                   lambda: f"the mishap\n{self.host.words()}\n{self.words()}")
         return int(self.seen().read_text().split()[0])
 
     def runs_on(self, more=3, seconds=20):
@@ -195,12 +199,71 @@ class Guest:
         self.log.close()
 
 
-class Host:
-    """An upgraded in the foreground, in a directory of its own."""
+class FdStore(threading.Thread):
+    """What systemd does with FDSTORE=1: keeps descriptors by name, and passes them to the next daemon."""
 
-    def __init__(self, *options):
+    def __init__(self, path):
+        super().__init__(daemon=True)
+        self.path, self.fds, self.history = path, {}, []
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.bind(str(path))
+        self.start()
+
+    def run(self):
+        while True:
+            data, fds, _, _ = socket.recv_fds(self.socket, 4096, 253)
+            if data == b"END":
+                return
+            said = dict(line.split("=", 1) for line in data.decode().splitlines() if "=" in line)
+            name = said.get("FDNAME")
+            if said.get("FDSTOREREMOVE"):
+                os.close(self.fds.pop(name))
+            elif said.get("FDSTORE"):
+                assert said["FDPOLL"] == "0" and len(fds) == 1 and name not in self.fds, said
+                self.fds[name] = fds.pop()
+                self.history.append(name)
+            for fd in fds:
+                os.close(fd)
+
+    def settle(self):
+        """Returns the names, once everything that was sent is read."""
+        size = -1
+        while size != (size := self.queued()) or size:
+            time.sleep(0.01)
+        return sorted(self.fds)
+
+    def queued(self):
+        """Bytes that nobody has read yet."""
+        number = array.array("i", [0])
+        fcntl.ioctl(self.socket, termios.FIONREAD, number)
+        return number[0]
+
+    def pass_on(self):
+        """In the child, between fork and exec: as systemd passes them."""
+        os.environ["NOTIFY_SOCKET"] = str(self.path)
+        if not self.fds:
+            return
+        high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 500) for fd in self.fds.values()]
+        for i, fd in enumerate(high):
+            os.dup2(fd, 3 + i, inheritable=True)
+        os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(len(high)), LISTEN_FDNAMES=":".join(self.fds))
+
+    def end(self):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as s:
+            s.sendto(b"END", str(self.path))
+        self.join()
+        self.socket.close()
+        for fd in self.fds.values():
+            os.close(fd)
+
+
+class Host:
+    """An upgraded in the foreground, in a directory of its own. fd_store: with what systemd would be to it."""
+
+    def __init__(self, *options, fd_store=False):
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix="upgraded-native-"))
+        self.store = FdStore(self.dir / "notify") if fd_store else None
         self.run, self.options = self.dir / "run", options
         self.guests, self.daemon = [], None
         self.log = open(self.dir / "log", "ab")
@@ -218,12 +281,17 @@ class Host:
         for pid in self.workers():
             os.kill(pid, signal.SIGKILL)
         self.log.close()
+        if self.store:
+            self.store.end()
         shutil.rmtree(self.dir)
 
     def start(self):
+        if self.store:
+            self.store.settle()
         self.daemon = subprocess.Popen([UPGRADED, "--runtime-dir", self.run, "--state-dir", self.dir / "state",
                                         "--worker", WORKER, *self.options], stdin=subprocess.DEVNULL,
-                                       stdout=self.log, stderr=self.log)
+                                       stdout=self.log, stderr=self.log, close_fds=False,
+                                       preexec_fn=self.store.pass_on if self.store else None)
         wait_until(lambda: self.ctl("list")[0] == 0, 30, "upgraded listens")
         begin = time.monotonic()
         self.workers()

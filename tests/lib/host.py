@@ -228,7 +228,7 @@ class Guest:
             threads.append(f"{(task / 'comm').read_text().strip()} {(task / 'stat').read_text().rsplit(')', 1)[1].split()[0]} "
                            f"{cpu_ticks(pid, tid) - ran} ticks/s in {(task / 'wchan').read_text()} "
                            f"{(task / 'syscall').read_text().split()[:3]}")
-        text = f"heartbeat silent for {ticks['silent_ms']:.0f} ms, {ticks['seen']} ticks; threads: {'; '.join(threads)}"
+        text = f"{ticks['seen']} heartbeats, silent for {ticks['silent_ms']} ms; threads: {'; '.join(threads)}"
         monitor = self.dir / "monitor"
         if monitor.exists():
             text += "; " + " ".join(hmp(monitor, "info status", "info cpus", "info registers -a", "info lapic 0", "info lapic 1").split())

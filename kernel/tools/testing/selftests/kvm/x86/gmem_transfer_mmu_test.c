@@ -2,10 +2,12 @@
 /*
  * What is particular to x86 when a guest's memory is handed over: the page tables
  * themselves, the address space of SMM, MMIO that is cached in page tables,
- * private memory, nested guests, and VMs that cannot exchange page tables.
+ * private memory, nested guests, what KVM itself writes to guest memory, and VMs
+ * that cannot exchange page tables.
  */
 #include <asm/kvm_para.h>
 #include <asm/pvclock-abi.h>
+#include <sched.h>
 
 #include "gmem_transfer_util.h"
 #include "processor.h"
@@ -341,6 +343,112 @@ TEST_F(mmu, eopnotsupp_if_src_has_a_dirty_ring)
 	assert_refused(&self->dst, &ring);
 	gmem_assert_not_owner(&self->dst);
 	gmem_vm_free(&ring);
+}
+
+/*
+ * A root that somebody else uses.  That is whoever zaps memory, for as long as it
+ * takes: here, a task that doesn't get the CPU any more in the middle of that.
+ */
+#define BUSY_GPA	(2 * GMEM_GPA)
+#define BUSY_SLOT	(GMEM_SLOT + 1)
+#define BUSY_SIZE	(16 * SZ_1M)
+
+struct busy_root {
+	void *mem;
+	int cpu;
+	bool hog;
+	bool stop;
+};
+
+static bool run_on(int cpu, int priority)
+{
+	struct sched_param param = { .sched_priority = priority };
+	cpu_set_t cpus;
+
+	CPU_ZERO(&cpus);
+	CPU_SET(cpu, &cpus);
+	return !sched_setaffinity(0, sizeof(cpus), &cpus) &&
+	       !sched_setscheduler(0, priority ? SCHED_FIFO : SCHED_OTHER, &param);
+}
+
+static void *zap_thread(void *arg)
+{
+	struct busy_root *busy = arg;
+
+	TEST_ASSERT(run_on(busy->cpu, 0), "Cannot leave real-time priority, errno: %d", errno);
+	kvm_madvise(busy->mem, BUSY_SIZE, MADV_DONTNEED);
+	return NULL;
+}
+
+/* Take the CPU from the one above, when told to. */
+static void *hog_thread(void *arg)
+{
+	struct busy_root *busy = arg;
+
+	TEST_ASSERT(run_on(busy->cpu, 1), "No real-time priority, errno: %d", errno);
+	while (!READ_ONCE(busy->stop)) {
+		if (!READ_ONCE(busy->hog))
+			usleep(10);
+	}
+	return NULL;
+}
+
+/* Returns the errno of a transfer when the zapping had @us to make progress. */
+static int transfer_while_zapping(struct gmem_vm *dst, struct gmem_vm *src,
+				  struct busy_root *busy, int us)
+{
+	struct kvm_gmem_transfer args = { .source_fd = src->vm->fd };
+	pthread_t zapper, hog;
+	int r;
+
+	WRITE_ONCE(busy->hog, false);
+	WRITE_ONCE(busy->stop, false);
+	run_on(busy->cpu, 2);
+	kvm_pthread_create(&hog, NULL, hog_thread, busy);
+	kvm_pthread_create(&zapper, NULL, zap_thread, busy);
+	usleep(us);
+
+	WRITE_ONCE(busy->hog, true);
+	r = __vm_ioctl(dst->vm, KVM_GMEM_TRANSFER, &args) ? errno : 0;
+
+	WRITE_ONCE(busy->stop, true);
+	run_on(busy->cpu, 0);
+	kvm_pthread_join(hog, NULL);
+	kvm_pthread_join(zapper, NULL);
+	return r;
+}
+
+TEST_F(mmu, eagain_if_a_root_stays_in_use)
+{
+	struct gmem_vm *src = &self->src, *dst = &self->dst;
+	struct busy_root busy = { .cpu = sched_getcpu() };
+	int i, r;
+
+	if (!run_on(busy.cpu, 1) || !run_on(busy.cpu, 0))
+		SKIP(return, "No real-time priority, errno: %d", errno);
+
+	busy.mem = kvm_mmap(BUSY_SIZE, PROT_READ | PROT_WRITE,
+			    MAP_PRIVATE | MAP_ANONYMOUS, -1);
+	kvm_madvise(busy.mem, BUSY_SIZE, MADV_NOHUGEPAGE);
+	vm_set_user_memory_region(src->vm, BUSY_SLOT, 0, BUSY_GPA, BUSY_SIZE, busy.mem);
+	dst_bind(dst, src);
+
+	for (i = 0; i < 200; i++) {
+		memset(busy.mem, 1, BUSY_SIZE);
+		ASSERT_EQ(gmem_pre_fault(src, BUSY_GPA, BUSY_SIZE), 0);
+
+		r = transfer_while_zapping(dst, src, &busy, 100 << (i % 8));
+		if (r == EAGAIN)
+			break;
+		/* It was too early or too late for that. */
+		ASSERT_EQ(r, 0);
+		gmem_transfer(src, dst, 0);
+	}
+	EXPECT_EQ(r, EAGAIN);
+	ksft_print_msg("EAGAIN after %d transfers\n", i);
+
+	gmem_assert_nothing_changed(src, dst);
+	kvm_munmap(busy.mem, BUSY_SIZE);
 }
 
 /* Private memory */

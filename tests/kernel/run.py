@@ -46,6 +46,17 @@ KERNELS_OWN = {
 }
 
 
+# What takes more than a hundred thousand changes of memslots: seconds, but many minutes with all the debugging.
+PLAIN_ONLY = {"gmem_transfer_mmu_test": ["memory_is_never_taken_for_mmio_after_a_wrap",
+                                         "memory_is_never_taken_for_mmio_when_a_transfer_would_wrap"]}
+
+# What the kernel without debugging has no means for (CONFIG_MEMORY_FAILURE).
+WANTS_DEBUG = ("race.memory_failures",)
+
+# What wants KVM's module to be loaded without the TDP MMU.
+WITHOUT_TDP_MMU = {"gmem_transfer_mmu_test": ["eopnotsupp_without_the_tdp_mmu"]}
+
+
 def make(*argv):
     """What one of the makers prints; its progress goes to our error output."""
     done = subprocess.run(argv, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
@@ -57,19 +68,20 @@ def make(*argv):
 class Run:
     """One boot: what the programs said, how they ended, what the kernel said."""
 
-    def __init__(self, name, kernel, programs, plan, mem, timeout):
-        """programs: folder of testbed/selftests. plan: {test: (seconds, program, [argument])}."""
-        self.plan = plan
+    def __init__(self, name, kernel, programs, plan, mem, timeout, without_tdp_mmu=None):
+        """programs: folder of testbed/selftests. plan, without_tdp_mmu: {test: (seconds, program, [argument])}."""
+        self.plan = {**plan, **(without_tdp_mmu or {})}
         self.folder = SHARES / name
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
         shutil.copy(ROOT / "tests/kernel/inside", self.folder)
-        for program in {program for _, program, _ in plan.values()}:
+        for program in {program for _, program, _ in self.plan.values()}:
             shutil.copy(programs / program, self.folder)
         for module in kernel.parent.glob("*.ko"):
             shutil.copy(module, self.folder)
-        (self.folder / "plan").write_text("".join(f"{test} {seconds} /mnt/share/{program} {' '.join(arguments)}\n"
-                                                  for test, (seconds, program, arguments) in plan.items()))
+        for file, part in (("plan", plan), ("plan-without-tdp-mmu", without_tdp_mmu or {})):
+            (self.folder / file).write_text("".join(f"{test} {seconds} {program} {' '.join(arguments)}\n"
+                                                    for test, (seconds, program, arguments) in part.items()))
         began = time.monotonic()
         done = subprocess.run(["testbed/run", "--kernel-only", "--kernel", kernel, "--mem", str(mem), "--timeout", str(timeout),
                                "--share", self.folder, "--console", self.folder / "console", "--", "/mnt/share/inside"],
@@ -159,12 +171,27 @@ def our_programs(programs):
     return sorted(path.name for path in programs.glob("gmem_transfer_*") if path.name.endswith("_test"))
 
 
-def plan_of_ours(programs):
-    plan = {name: (1200, name, []) for name in our_programs(programs)}
+def words(option, tests):
+    """Arguments of the selftests' harness: -t is only this test, -T is not this one."""
+    return [word for test in tests for word in (option, test)]
+
+
+def plan_of_ours(programs, debug=False):
+    plan = {name: (2400 if debug else 1200, name,
+                   words("-T", WITHOUT_TDP_MMU.get(name, []) + (PLAIN_ONLY.get(name, []) if debug else [])))
+            for name in our_programs(programs)}
     if (programs / "gmem_transfer_stress").exists():
         seed = os.environ.get("UPGRADED_STRESS_SEED") or str(time.time_ns() % 1000000007 if NIGHTLY else 1)
         plan["gmem_transfer_stress"] = (STRESS_SECONDS * 2 + 600, "gmem_transfer_stress", ["-t", str(STRESS_SECONDS), "-s", seed])
     return plan
+
+
+def plan_of_plain_only():
+    return {f"{name}_plain": (1200, name, words("-t", tests)) for name, tests in PLAIN_ONLY.items()}
+
+
+def plan_without_tdp_mmu():
+    return {f"{name}_without_tdp_mmu": (600, name, words("-t", tests)) for name, tests in WITHOUT_TDP_MMU.items()}
 
 
 def plan_of_kernels_own():
@@ -196,7 +223,7 @@ ESSENTIAL = {"guest_memfd_test", "pre_fault_memory_test"}
 
 
 def suite(short=False):
-    """Yields (name, state, text). In short: our tests, in a kernel that has KVM's own assertions only."""
+    """Yields (name, state, text). In short: our tests, in a kernel without assertions."""
     if not (ROOT / "kernel/patches/series").exists():
         yield "series", "skipped", "there is no kernel/patches/series"
         return
@@ -213,23 +240,30 @@ def suite(short=False):
         yield from run_and_compare(programs, make("testbed/selftests"))
 
 
-def results_of_ours(ours, programs):
+def results_of_ours(ours, programs, without=()):
+    """None of our tests may be skipped, but for those @without which the kernel that they run in has to do."""
     if not our_programs(programs):
         yield "our_own_tests", "failed", "there are none"
     for program in ours.plan:
         if program not in KERNELS_OWN:
-            yield from ours.tests(program)
+            for name, state, text in ours.tests(program):
+                if state == "skipped" and not name.endswith(without):
+                    state, text = "failed", f"skipped: {text}"
+                yield name, state, text
+
+
+def health_without_debugging(run):
+    return [row for row in run.health() if row[0] in ("run_ends", "kernel_says_nothing_wrong")]
 
 
 def run_alone(programs):
     plan = {**plan_of_ours(programs), **{name: how for name, how in plan_of_kernels_own().items() if name in ESSENTIAL}}
-    ours = Run("patched", make("testbed/kernel", "--patched", *SMALL), programs, plan, 4096, timeout_of(plan))
-    yield from results_of_ours(ours, programs)
+    ours = Run("patched", make("testbed/kernel", "--patched", *SMALL), programs, plan, 4096, timeout_of(plan) + 600,
+               plan_without_tdp_mmu())
+    yield from results_of_ours(ours, programs, WANTS_DEBUG)
     for program in sorted(ESSENTIAL):
         yield from ours.tests(program)
-    for name, state, text in ours.health():
-        if name in ("run_ends", "kernel_says_nothing_wrong"):
-            yield name, state, text
+    yield from health_without_debugging(ours)
 
 
 def run_and_compare(programs, stock_programs):
@@ -241,16 +275,23 @@ def run_and_compare(programs, stock_programs):
 
     debug_kernel, stock_kernel = make("testbed/kernel", *DEBUG), make("testbed/kernel")
     yield "kernel_links_with_kvm_as_modules", "passed" if (debug_kernel.parent / "kvm.ko").exists() else "failed", ""
-    plan = {**plan_of_ours(programs), **plan_of_kernels_own()}
+    plan = {**plan_of_ours(programs, debug=True), **plan_of_kernels_own()}
+    plain_kernel, plain_plan = make("testbed/kernel", "--patched", *SMALL), plan_of_plain_only()
     stock_plan = plan_of_kernels_own()
     enough = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") > 9 << 30
     with concurrent.futures.ThreadPoolExecutor(2 if enough and (os.cpu_count() or 1) > 1 else 1) as pool:
         ours = pool.submit(Run, "patched", debug_kernel, programs, plan, 4096, timeout_of(plan))
         stock = pool.submit(Run, "stock", stock_kernel, stock_programs, stock_plan, 4096, timeout_of(stock_plan))
-        ours, stock = ours.result(), stock.result()
+        # Whichever of the two ends first makes room for it.
+        plain = pool.submit(Run, "plain", plain_kernel, programs, plain_plan, 4096, timeout_of(plain_plan) + 600,
+                            plan_without_tdp_mmu())
+        ours, stock, plain = ours.result(), stock.result(), plain.result()
     yield from results_of_ours(ours, programs)
+    yield from results_of_ours(plain, programs)
     yield from compare_with_stock(ours, stock)
     yield from ours.health()
+    for name, state, text in health_without_debugging(plain):
+        yield f"plain.{name}", state, text
     (SHARES / "seconds.json").write_text(json.dumps({"patched": {**{k: v[1] for k, v in ours.results.items()}, "all": round(ours.seconds)},
                                                      "stock": {**{k: v[1] for k, v in stock.results.items()}, "all": round(stock.seconds)}},
                                                     indent=1))

@@ -10,6 +10,9 @@
 #include <stdlib.h>
 #include <sys/resource.h>
 
+/* Enough to tell offsets and sizes apart, and little to write in each test. */
+#define GMEM_SIZE	SZ_256K
+
 #include "gmem_transfer_util.h"
 
 /* LINK */

@@ -30,7 +30,10 @@
 
 #define GMEM_SLOT		5
 #define GMEM_GPA		SZ_4G
+/* A test may choose another size, before it includes this. */
+#ifndef GMEM_SIZE
 #define GMEM_SIZE		SZ_4M
+#endif
 #define GMEM_PAGE_SIZE		SZ_4K
 #define GMEM_NR_PAGES		(GMEM_SIZE / GMEM_PAGE_SIZE)
 #define GMEM_PATTERN		0x5a00c0de00000000ull

@@ -345,6 +345,22 @@ TEST_F(mmu, eopnotsupp_if_src_has_a_dirty_ring)
 	gmem_vm_free(&ring);
 }
 
+/* For a host whose KVM was loaded like that. */
+TEST_F(mmu, eopnotsupp_without_the_tdp_mmu)
+{
+	struct gmem_vm *src = &self->src, *dst = &self->dst;
+
+	if (get_kvm_param_bool("tdp_mmu"))
+		SKIP(return, "The TDP MMU is in use");
+
+	EXPECT_EQ(kvm_check_cap(KVM_CAP_GMEM_TRANSFER), 0);
+	EXPECT_EQ(vm_check_cap(src->vm, KVM_CAP_GMEM_TRANSFER), 0);
+	dst_bind(dst, src);
+	assert_refused(dst, src);
+	gmem_assert_owner(src);
+	gmem_assert_not_owner(dst);
+}
+
 /*
  * A root that somebody else uses.  That is whoever zaps memory, for as long as it
  * takes: here, a task that doesn't get the CPU any more in the middle of that.
@@ -1442,7 +1458,8 @@ TEST(vmcb_in_the_memory_is_written_after_the_way_back)
 
 int main(int argc, char *argv[])
 {
-	gmem_test_require();
+	if (get_kvm_param_bool("tdp_mmu"))
+		gmem_test_require();
 
 	return test_harness_run(argc, argv);
 }

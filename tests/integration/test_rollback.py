@@ -80,7 +80,7 @@ def target_crawls_into_load(then):
 class Rollback(Case):
     def fault(self, phase, kind, *options):
         """The target is killed or hangs as soon as the phase was entered."""
-        guest = shared()
+        guest = shared(2 if kind == "killed" else 1)
         source = self.begin(guest)
         number = {"killed": signal.SIGKILL, "hung": signal.SIGSTOP}[kind]
         attempt = Attempt(guest, NEW, *options, on={phase: target_gets(number)})
@@ -103,7 +103,7 @@ class Rollback(Case):
         self.fault("freeze", "killed")
 
     def fault_in_load(self, kind, *options):
-        guest = shared()
+        guest = shared(1)
         source = self.begin(guest)
         number = {"killed": signal.SIGKILL, "hung": signal.SIGSTOP}[kind]
         # Should the signal come after LOAD, then not after the commit either.
@@ -117,7 +117,7 @@ class Rollback(Case):
         self.fault_in_load("killed", "--max-blackout", "8000")
 
     def test_target_killed_in_switch(self):
-        guest = shared()
+        guest = shared(1)
         source = self.begin(guest)
         with Unstoppable(source) as tracer:
             attempt = Attempt(guest, NEW, "--max-blackout", "8000", on={"switch": target_gets(signal.SIGKILL)})
@@ -140,7 +140,7 @@ class Rollback(Case):
         self.fault_in_load("hung", *SHORT)
 
     def test_target_hung_in_switch(self):
-        guest = shared()
+        guest = shared(1)
         source = self.begin(guest)
         with Unstoppable(source):
             attempt = Attempt(guest, NEW, *SHORT, on={"switch": target_gets(signal.SIGSTOP)})
@@ -164,7 +164,7 @@ class Rollback(Case):
         return str(path)
 
     def test_target_that_cannot_load_the_state(self):
-        guest = shared()
+        guest = shared(1)
         source = self.begin(guest)
         # The guest's driver uses a feature that this target's device lacks: only loading the state shows it.
         fake = self.fake(guest, "virtio-rng-pci", "virtio-rng-pci,event_idx=off")
@@ -173,14 +173,14 @@ class Rollback(Case):
         self.assertIn(report["failed_phase"], ("freeze", "load"))
 
     def test_target_without_a_device(self):
-        guest = shared()
+        guest = shared(1)
         source = self.begin(guest)
         fake = self.fake(guest, "virtio-rng-pci", "virtio-mouse-pci")
         report = self.rolled_back(guest, Attempt(guest, fake), source, "target with another device")
         self.assertIn(report["failed_phase"], ("check", "load"))
 
     def test_target_with_other_memory(self):
-        guest = shared()
+        guest = shared(1)
         source = self.begin(guest)
         fake = self.fake(guest, f"size={guest.memory}M", f"size={guest.memory * 2}M")
         report = self.rolled_back(guest, Attempt(guest, fake), source, "target with twice the memory")
@@ -193,26 +193,26 @@ class Rollback(Case):
         os.kill(workers[0], signal.SIGKILL)
 
     def test_worker_killed_in_prepare(self):
-        guest = shared()
+        guest = shared(1)
         source = self.begin(guest)
         attempt = Attempt(guest, NEW, on={"prepare": lambda a: (a.target(), self.kill_worker(a))})
         self.rolled_back(guest, attempt, source, "worker killed at prepare")
 
     def test_worker_killed_in_freeze(self):
-        guest = shared()
+        guest = shared(1)
         source = self.begin(guest)
         attempt = Attempt(guest, NEW, on={"freeze": self.kill_worker})
         self.rolled_back(guest, attempt, source, "worker killed at freeze")
 
     def test_worker_killed_in_switch(self):
-        guest = shared()
+        guest = shared(1)
         source = self.begin(guest)
         with Unstoppable(source):
             attempt = Attempt(guest, NEW, "--max-blackout", "8000", on={"switch": self.kill_worker})
             self.rolled_back(guest, attempt, source, "worker killed at switch")
 
     def test_abort_in_prepare(self):
-        guest = shared()
+        guest = shared(1)
         source = self.begin(guest)
         attempt = Attempt(guest, NEW, on={"prepare": lambda a: (
             a.target(), subprocess.run([UPGRADECTL, "--json", "abort", guest.name], check=True, capture_output=True))})
@@ -220,13 +220,13 @@ class Rollback(Case):
         self.assertEqual(report["failed_phase"], "prepare")
 
     def test_blackout_over_budget(self):
-        guest = shared()
+        guest = shared(1)
         source = self.begin(guest)
         report = self.rolled_back(guest, Attempt(guest, NEW, "--max-blackout", "1"), source, "a budget of 1 ms")
         self.assertIn(report["failed_phase"], ("freeze", "load", "switch"))
 
     def test_upgrade_works_after_all_rollbacks(self):
-        guest = shared()
+        guest = shared(1)
         source = self.begin(guest)
         status, report = guest.upgrade(NEW)
         self.committed(guest, status, report, source)

@@ -14,7 +14,7 @@ def blockers(document):
 class WrongTarget(Case):
     def refused(self, what, binary, *codes, upgrade=False):
         """check and upgrade name the blockers, the guest does not notice."""
-        guest = shared()
+        guest = shared(1)
         source = self.begin(guest)
         status, answer = ctl("check", guest.name, "--vmm", binary)
         found = blockers(answer[-1]) if answer and "findings" in answer[-1] else set()
@@ -38,7 +38,7 @@ class WrongTarget(Case):
         self.wrong("a path that does not exist", "/usr/bin/no-such-qemu", "target.missing")
 
     def test_files_that_are_no_programs(self):
-        guest = shared()
+        guest = shared(1)
         plain, text = guest.dir / "plain", guest.dir / "text"
         plain.write_bytes(pathlib.Path("/bin/true").read_bytes())
         plain.chmod(0o644)
@@ -70,7 +70,7 @@ class WrongTarget(Case):
             saw(f"refused by {' '.join(sorted(found))}: all of them at once")
 
     def test_target_that_lacks_a_device(self):
-        guest = shared()
+        guest = shared(1)
         fake = guest.dir / "without-rng"
         # It says of itself that it has no virtio-rng, as a package without that module would.
         fake.write_text("#!/bin/bash\n"

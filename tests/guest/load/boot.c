@@ -1,18 +1,21 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What the first process of a guest has to do: mount the kernel's file systems, get a console, read
- * the command line, and turn the machine off.
+ * What the first process of a guest has to do: mount the kernel's file systems, get a console, load
+ * modules, read the command line, and turn the machine off.
  *
  * Called by main(), and only when it is PID 1. It owns nothing. If PID 1 died here the kernel would
  * panic, so nothing in it is fatal: a part that misses what was not mounted says so in its report.
  */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/reboot.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "load.h"
@@ -40,6 +43,32 @@ void boot_mount(void)
 	}
 	mount_one("proc", "/proc");
 	mount_one("sysfs", "/sys");
+}
+
+static int module_file(const struct dirent *e)
+{
+	return e->d_name[0] != '.';
+}
+
+void boot_modules(struct load *l)
+{
+	struct dirent **files;
+	int n = scandir("/modules", &files, module_file, alphasort);
+
+	for (int i = 0; i < n; i++) {
+		char path[300];
+		int fd;
+
+		snprintf(path, sizeof(path), "/modules/%s", files[i]->d_name);
+		fd = open(path, O_RDONLY | O_CLOEXEC);
+		if (fd < 0 || (syscall(SYS_finit_module, fd, "", 0) < 0 && errno != EEXIST))
+			load_error(l, ERROR_SETUP, "loading %s: %s", path, strerror(errno));
+		if (fd >= 0)
+			close(fd);
+		free(files[i]);
+	}
+	if (n >= 0)
+		free(files);
 }
 
 int boot_cmdline(char *buf, unsigned size)

@@ -145,6 +145,8 @@ const char *part_state_name(enum part_state state);
 
 /* boot.c */
 void boot_mount(void);
+/* What stands in /modules, in the order of the names: for kernels that have no drivers built in. */
+void boot_modules(struct load *l);
 int boot_cmdline(char *buf, unsigned size);
 void boot_end(void) __attribute__((noreturn));
 

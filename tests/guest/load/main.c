@@ -151,6 +151,7 @@ int main(int argc, char **argv)
 
 	if (l->init) {
 		boot_mount();
+		boot_modules(l);
 		r = boot_cmdline(cmdline, sizeof(cmdline));
 		if (r < 0)
 			load_error(l, ERROR_SETUP, "reading the kernel command line: %s",

@@ -113,7 +113,8 @@ def show(result):
               f"{row['tables']['median']:8g}")
     for row in result["flat"]:
         print(f"{size_name(row['size'])} {row['layout']}: {row['ioctl_ns']['median'] / ms:.3f} ms, 64 MiB in turn with it: "
-              f"{row['reference_ns']['median'] / ms:.3f} ms ({row['ioctl_ns']['n']} transfers each)")
+              f"{row['reference_ns']['median'] / ms:.3f} ms ({row['ioctl_ns']['n']} transfers each; of one to the other "
+              f"{row['ratio']['median']:.2f}, nine in ten up to {row['ratio']['p90']:.2f})")
     for kind, tail in sorted(result["tail"].items()):
         print(f"{tail['n']} transfers, {kind}: median {tail['median'] / ms:.3f}, p99 {tail['p99'] / ms:.3f}, max {tail['max'] / ms:.3f} ms")
     for row in result["skipped"]:
@@ -137,7 +138,9 @@ def main():
                     **condense(samples[layout, size, variant])} for layout, size, variant in order],
         # In turn with a guest of 64 MiB, forth and back.
         "flat": [{"layout": layout, "size": size, "ioctl_ns": spread([row["ioctl_ns"] for row in rows]),
-                  "reference_ns": spread([row["reference_ns"] for row in rows])} for (layout, size), rows in sorted(flat.items())],
+                  "reference_ns": spread([row["reference_ns"] for row in rows]),
+                  # Of two that followed each other: what the noise does to one of them is in this, and what it does to both is not.
+                  "ratio": spread([row["ioctl_ns"] / row["reference_ns"] for row in rows])} for (layout, size), rows in sorted(flat.items())],
         "tail": {kind: spread(values) for kind, values in tails.items()},
         "skipped": skipped,
         "targets": list(targets(samples, flat, tails)),

@@ -14,6 +14,7 @@
 #include "fd_store.h"
 #include "journal.h"
 #include "log.h"
+#include "manager/systemd.h"
 #include "registry.h"
 #include "upgrade.h"
 
@@ -156,6 +157,8 @@ int recover_all(struct context *ctx, struct error *err)
 	/* Of upgrades that have ended, or never began. */
 	if (r >= 0)
 		fd_store_drop_unused(ctx->fd_store);
+	if (r >= 0)
+		systemd_release(ctx);
 	if (r >= 0 && !ctx->upgrades)
 		journal_compact(ctx->journal);
 	return r;

@@ -54,6 +54,9 @@
 #define RECOVERY_TRIES 3
 /* A target that dies of this state twice will die of it again. */
 #define REBUILD_TRIES 2
+/* systemd waits before it starts a unit anew: RestartSec=, and its own work. */
+#define PLACE_US	  (30 * 1000000ULL)
+#define PLACE_INTERVAL_US (100 * 1000ULL)
 
 struct upgrade {
 	struct upgrade *next;
@@ -69,6 +72,9 @@ struct upgrade {
 	int past_worker;	   /* pidfd of a worker of the daemon before us */
 	sd_event_source *past_limit;
 	unsigned tries;
+	Process place;	   /* pid 0: of the source, or of nobody */
+	uint64_t place_until_us;
+	bool no_place;	   /* there will be none */
 	unsigned rebuilds; /* begun; then "committed" is about the last of their targets */
 	bool begun;	   /* INTENT is in the journal */
 	bool committed;
@@ -407,6 +413,19 @@ static int on_custody(struct upgrade *u, const Envelope *env, struct scm_fds *fd
 		     : worker_process_ack(u->worker, env->id);
 }
 
+/* Who the target takes over from, as the manager sees it. */
+static void tell_manager(struct upgrade *u)
+{
+	const struct custody_item *target = custody_find(&u->custody, "target");
+	pid_t from = u->start->vm->process->pid;
+
+	if (!target)
+		return;
+	if (u->rebuilds && manager_of(u->vm)->place(u->ctx, u->vm, &u->place) >= 0)
+		from = u->place.pid;
+	manager_of(u->vm)->commit(u->ctx, u->vm, from, target->put->target->pid);
+}
+
 static int commit(struct upgrade *u, struct error *err)
 {
 	const struct custody_item *target = custody_find(&u->custody, "target");
@@ -427,8 +446,7 @@ static int commit(struct upgrade *u, struct error *err)
 	/* The worker tells of its phases later, when the guest runs. */
 	if (u->phase < PHASE(SWITCH))
 		u->phase = PHASE(SWITCH);
-	manager_of(u->vm)->commit(u->ctx, u->vm, u->start->vm->process->pid,
-				  target->put->target->pid);
+	tell_manager(u);
 	return 0;
 }
 
@@ -496,6 +514,7 @@ static int on_message(Envelope *env, struct scm_fds *fds, void *userdata)
 /* ---- workers ---- */
 
 static void recover(struct upgrade *u, const char *why);
+static int on_recovery(sd_event_source *s, uint64_t usec, void *userdata);
 static bool can_rebuild(struct upgrade *u);
 
 /* The guest is not lost while it is in custody. */
@@ -577,11 +596,35 @@ static bool state_is_good(const struct upgrade *u)
 
 static bool can_rebuild(struct upgrade *u)
 {
-	return manager_of(u->vm)->leaves_dead && u->rebuilds < REBUILD_TRIES &&
-	       custody_find(&u->custody, "start") &&
-	       state_is_good(u) && has_ended(u->source_pidfd) &&
+	return !u->no_place && u->rebuilds < REBUILD_TRIES &&
+	       custody_find(&u->custody, "start") && state_is_good(u) && has_ended(u->source_pidfd) &&
 	       /* The target of a rebuild that got no COMMIT is ended by the next one. */
 	       ((u->rebuilds && !u->committed) || target_has_ended(u));
+}
+
+/* -EAGAIN: there is none yet, and on_recovery() is called again. */
+static int find_place(struct upgrade *u)
+{
+	uint64_t now = clock_us(CLOCK_MONOTONIC);
+	int r;
+
+	r = manager_of(u->vm)->place(u->ctx, u->vm, &u->place);
+	if (r != -EAGAIN)
+		return r;
+	if (!u->place_until_us) {
+		u->place_until_us = now + PLACE_US;
+		log_vm(LOG_NOTICE, u->vm->pb->name, u->start->upgrade_id,
+		       "both of its VMMs have ended: waits for %s to be started anew", u->vm->pb->unit);
+	}
+	if (now > u->place_until_us) {
+		u->no_place = true;
+		log_vm(LOG_ERR, u->vm->pb->name, u->start->upgrade_id,
+		       "%s is not started anew: nowhere to bring the guest back to",
+		       u->vm->pb->unit);
+	}
+	r = sd_event_add_time_relative(u->ctx->event, &u->later, CLOCK_MONOTONIC, PLACE_INTERVAL_US,
+				       0, on_recovery, u);
+	return r < 0 ? r : -EAGAIN;
 }
 
 /*
@@ -652,6 +695,7 @@ static int run_worker(struct upgrade *u, Upgraded__V1__WorkerMode mode, struct e
 			start.plan = t->put->plan;
 		}
 	}
+	start.place = &u->place;
 	for (size_t i = 0; i < u->custody.n; i++)
 		start.custody += is_given(u->custody.items[i], mode);
 	order = (struct worker_order){
@@ -684,15 +728,17 @@ static int on_recovery(sd_event_source *s, uint64_t usec, void *userdata)
 
 	u->later = sd_event_source_disable_unref(u->later);
 	if (can_rebuild(u)) {
+		r = find_place(u);
+		if (r == -EAGAIN)
+			return 0;
 		mode = UPGRADED__V1__WORKER_MODE__WORKER_REBUILD;
-		r = begin_rebuild(u, &err);
+		r = r < 0 ? r : begin_rebuild(u, &err);
 	} else if (u->committed) {
 		mode = UPGRADED__V1__WORKER_MODE__WORKER_FORWARD;
 	}
 	/* The daemon may have died between COMMIT and this; twice does no harm. */
-	if (u->committed && custody_find(&u->custody, "target"))
-		manager_of(u->vm)->commit(u->ctx, u->vm, u->start->vm->process->pid,
-					  custody_find(&u->custody, "target")->put->target->pid);
+	if (u->committed)
+		tell_manager(u);
 	if (r >= 0)
 		r = run_worker(u, mode, &err);
 	if (r < 0)
@@ -804,6 +850,7 @@ static int upgrade_new(struct context *ctx, struct vm *vm, struct upgrade **ret_
 	u->ctx = ctx;
 	u->vm = vm;
 	u->source_pidfd = u->past_worker = -EBADF;
+	upgraded__v1__process__init(&u->place);
 	u->custody.store = ctx->fd_store;
 	u->start = message_new(&upgraded__v1__worker_start__descriptor);
 	u->spare = message_new(&upgraded__v1__report__descriptor);

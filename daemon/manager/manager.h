@@ -18,8 +18,12 @@ struct manager_driver {
 	void (*commit)(struct context *ctx, struct vm *vm, pid_t source, pid_t target);
 	/* The upgrade has ended and @vm is what it is from now on. */
 	void (*done)(struct context *ctx, struct vm *vm, const Report *report);
-	/* When both VMMs are dead, nobody but us starts the VM anew. */
-	bool leaves_dead;
+	/*
+	 * Both VMMs are dead. 0: another may be started, in the cgroups and in the
+	 * place of *ret_process (pid 0: of nobody). -EAGAIN: not yet. May be called
+	 * again and again; @ret_process is then what commit() gets as the source.
+	 */
+	int (*place)(struct context *ctx, struct vm *vm, Process *ret_process);
 	/* The process ended, by no upgrade. */
 	void (*gone)(struct context *ctx, struct vm *vm);
 };

@@ -25,9 +25,14 @@ static void none_gone(struct context *ctx, struct vm *vm)
 {
 }
 
+static int none_place(struct context *ctx, struct vm *vm, Process *ret_process)
+{
+	return 0;
+}
+
 const struct manager_driver manager_none = {
 	.name = "none",
-	.leaves_dead = true,
+	.place = none_place,
 	.begin = none_begin,
 	.commit = none_commit,
 	.done = none_done,

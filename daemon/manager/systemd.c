@@ -13,6 +13,14 @@
  * at which the unit has lost its main process; waiting for a barrier would only
  * make the guest stand still for longer.
  *
+ * When both VMMs die, systemd ends what is left of the unit and starts it anew. A VM
+ * that is being upgraded must not boot then: the guest may be in custody. So from
+ * begin() to done() there is a file vms-held/NAME. While it is there the launcher
+ * says who it is in vms-launcher/NAME and waits. A target from custody is started
+ * in its cgroup and becomes the main process in its place; if the guest is
+ * lost, or there was nothing to bring back, the file goes away and the launcher boots
+ * the VM.
+ *
  * Owns the bus connection and the runs under way. If the daemon dies here, the
  * unit starts all the same (its launcher needs no daemon) and is not known;
  * `run` again, or `adopt`, makes it so.
@@ -27,7 +35,10 @@
 #include "run_argv.h"
 
 #include <fcntl.h>
+#include <inttypes.h>
+#include <signal.h>
 #include <string.h>
+#include <sys/pidfd.h>
 #include <sys/stat.h>
 #include <systemd/sd-bus.h>
 #include <time.h>
@@ -36,6 +47,8 @@
 #define MANAGER_PATH	    "/org/freedesktop/systemd1"
 #define MANAGER_INTERFACE   "org.freedesktop.systemd1.Manager"
 #define PRIVATE_BUS	    "unix:path=/run/systemd/private"
+#define HELD_DIR	    "vms-held"
+#define LAUNCHER_DIR	    "vms-launcher"
 #define RESTART_TRIES	    120
 #define RESTART_INTERVAL_US (1 * 1000000ULL)
 
@@ -388,10 +401,110 @@ int systemd_run(struct systemd *s, const struct requester *from,
 
 /* ---- the driver ---- */
 
+static int path_of(const struct context *ctx, const char *dir, const char *name, char **ret_path)
+{
+	if (asprintf(ret_path, "%s/%s%s%s", ctx->options.runtime_dir, dir, name[0] ? "/" : "",
+		     name) < 0) {
+		*ret_path = NULL;
+		return -ENOMEM;
+	}
+	return 0;
+}
+
+/* From here on a start of the unit is no boot. */
+static int hold(struct context *ctx, struct vm *vm)
+{
+	static const char *const dirs[] = { HELD_DIR, LAUNCHER_DIR };
+	_cleanup_free_ char *path = NULL;
+	_cleanup_close_ int fd = -EBADF;
+
+	for (size_t i = 0; i < ARRAY_SIZE(dirs); i++) {
+		_cleanup_free_ char *dir = NULL;
+
+		if (path_of(ctx, dirs[i], "", &dir) < 0)
+			return -ENOMEM;
+		if (mkdir(dir, 0700) < 0 && errno != EEXIST)
+			return -errno;
+	}
+	if (path_of(ctx, HELD_DIR, vm->pb->name, &path) < 0)
+		return -ENOMEM;
+	fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+	return fd < 0 ? -errno : 0;
+}
+
+static void release(struct context *ctx, const char *name)
+{
+	_cleanup_free_ char *path = NULL;
+
+	if (path_of(ctx, HELD_DIR, name, &path) < 0 || (unlink(path) < 0 && errno != ENOENT))
+		log_vm(LOG_ERR, name, 0, "its unit cannot boot it until %s is removed",
+		       path ?: HELD_DIR);
+}
+
+/* The launcher that waits; -EAGAIN: none does. */
+static int systemd_place(struct context *ctx, struct vm *vm, Process *ret_process)
+{
+	_cleanup_free_ char *path = NULL;
+	_cleanup_fclose_ FILE *f = NULL;
+	_cleanup_close_ int pidfd = -EBADF;
+	uint64_t start_time;
+	int pid;
+
+	if (path_of(ctx, LAUNCHER_DIR, vm->pb->name, &path) < 0)
+		return -ENOMEM;
+	f = fopen(path, "re");
+	if (!f || fscanf(f, "%d %" SCNu64, &pid, &start_time) != 2 ||
+	    process_open(pid, start_time, &pidfd) < 0)
+		return -EAGAIN;
+	ret_process->pid = pid;
+	ret_process->start_time = start_time;
+	return 0;
+}
+
+/*
+ * The target is the main process now, and its launcher would boot the VM when it is
+ * no longer held. If the daemon dies before this, it is still held, and the next one
+ * does it: see systemd_release().
+ */
+static void end_launcher(struct context *ctx, struct vm *vm)
+{
+	Process launcher = UPGRADED__V1__PROCESS__INIT;
+	_cleanup_close_ int pidfd = -EBADF;
+
+	if (systemd_place(ctx, vm, &launcher) < 0 || launcher.pid == vm->pb->process->pid ||
+	    process_open(launcher.pid, launcher.start_time, &pidfd) < 0)
+		return;
+	(void)pidfd_send_signal(pidfd, SIGKILL, NULL, 0);
+}
+
+void systemd_release(struct context *ctx)
+{
+	_cleanup_free_ char *path = NULL;
+	_cleanup_closedir_ DIR *dir = NULL;
+
+	if (path_of(ctx, HELD_DIR, "", &path) < 0)
+		return;
+	dir = opendir(path);
+	for (struct dirent *entry; dir && (entry = readdir(dir));) {
+		struct vm *vm = registry_find(ctx->registry, entry->d_name);
+
+		if (entry->d_name[0] == '.' || (vm && vm->upgrade))
+			continue;
+		/* As done() would have, had the daemon not died before it. */
+		if (vm && vm->pidfd >= 0)
+			end_launcher(ctx, vm);
+		release(ctx, entry->d_name);
+	}
+}
+
 static int systemd_begin(struct context *ctx, struct vm *vm, struct error *err)
 {
-	int r = notify_as(vm->pb->process->pid, "STATUS=Being upgraded");
+	int r = hold(ctx, vm);
 
+	if (r < 0)
+		return error_errno(err, r, "%s cannot be kept from starting %s during the upgrade",
+				   "systemd", vm->pb->name);
+	r = notify_as(vm->pb->process->pid, "STATUS=Being upgraded");
 	/* After COMMIT it would be too late to find out. */
 	if (r < 0) {
 		error_errno(err, r, "systemd cannot be told of a new main process of %s",
@@ -414,19 +527,6 @@ static void systemd_commit(struct context *ctx, struct vm *vm, pid_t source, pid
 		       (int)target, vm->pb->unit, strerror(-r));
 }
 
-static void systemd_done(struct context *ctx, struct vm *vm, const Report *report)
-{
-	char state[256];
-
-	if (report->outcome == OUTCOME(COMMITTED))
-		snprintf(state, sizeof(state), "STATUS=Upgraded from %s to %s (%u so far)",
-			 report->source_version, report->target_version, vm->pb->generation);
-	else
-		snprintf(state, sizeof(state), "STATUS=The last upgrade did not happen: %s",
-			 report->error);
-	(void)notify_as(vm->pb->process->pid, state);
-}
-
 /* Restart=on-failure may bring it back, as another process. */
 static void systemd_gone(struct context *ctx, struct vm *vm)
 {
@@ -443,10 +543,30 @@ static void systemd_gone(struct context *ctx, struct vm *vm)
 	s->runs = TAKE_PTR(run);
 }
 
+static void systemd_done(struct context *ctx, struct vm *vm, const Report *report)
+{
+	char state[256];
+
+	if (report->outcome == OUTCOME(COMMITTED))
+		snprintf(state, sizeof(state), "STATUS=Upgraded from %s to %s (%u so far)",
+			 report->source_version, report->target_version, vm->pb->generation);
+	else
+		snprintf(state, sizeof(state), "STATUS=The last upgrade did not happen: %s",
+			 report->error);
+	if (report->outcome == OUTCOME(COMMITTED))
+		end_launcher(ctx, vm);
+	release(ctx, vm->pb->name);
+	(void)notify_as(vm->pb->process->pid, state);
+	/* Nobody looked while the upgrade went on. */
+	if (vm->pidfd < 0)
+		systemd_gone(ctx, vm);
+}
+
 const struct manager_driver manager_systemd = {
 	.name = "systemd",
 	.begin = systemd_begin,
 	.commit = systemd_commit,
+	.place = systemd_place,
 	.done = systemd_done,
 	.gone = systemd_gone,
 };

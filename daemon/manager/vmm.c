@@ -9,12 +9,19 @@
  * VM or after a minute, tells systemd READY=1 on its behalf when its monitor
  * answers. It does not need the daemon, so a unit that systemd restarts comes
  * up without one. It forks twice: QEMU must not find a child it does not know.
+ *
+ * A unit that systemd starts while its VM is being upgraded (runtime-dir/vms-held/NAME)
+ * had both of its VMMs die. Then the guest may be in custody, and this waits for
+ * the daemon to bring it back, in this cgroup and in this place, or to let it boot.
+ * If this process dies, systemd starts another one, which waits as well.
  */
 #include "cleanup.h"
 #include "error.h"
 #include "notify.h"
+#include "process.h"
 
 #include <fcntl.h>
+#include <inttypes.h>
 #include <poll.h>
 #include <stdbool.h>
 #include <string.h>
@@ -27,6 +34,7 @@
 #define ARGV_BYTES_MAX	  (1024 * 1024)
 #define READY_TRIES	  600
 #define READY_INTERVAL_MS 100
+#define HELD_INTERVAL_MS  100
 
 /* The vector points into *ret_data. */
 static int read_argv(const char *path, char **ret_data, char ***ret_argv)
@@ -104,6 +112,51 @@ static int start_announcer(const char *qmp)
 	return waitpid(child, NULL, 0) < 0 ? -errno : 0;
 }
 
+/* Says in vms-launcher/NAME who waits here. */
+static int say_who(const char *path)
+{
+	_cleanup_free_ char *fresh = NULL;
+	_cleanup_fclose_ FILE *f = NULL;
+	uint64_t start_time;
+	int r;
+
+	r = process_start_time(getpid(), &start_time);
+	if (r < 0)
+		return r;
+	if (asprintf(&fresh, "%s.new", path) < 0) {
+		fresh = NULL;
+		return -ENOMEM;
+	}
+	f = fopen(fresh, "we");
+	if (!f || fprintf(f, "%d %" PRIu64 "\n", (int)getpid(), start_time) < 0 || fflush(f) ||
+	    rename(fresh, path) < 0)
+		return -errno;
+	return 0;
+}
+
+/* Returns when nothing keeps the VM from booting; a daemon that is not there keeps it. */
+static int wait_for_upgrade(const char *runtime, const char *name)
+{
+	_cleanup_free_ char *held = NULL, *who = NULL;
+	int r;
+
+	if (asprintf(&held, "%s/vms-held/%s", runtime, name) < 0 ||
+	    asprintf(&who, "%s/vms-launcher/%s", runtime, name) < 0)
+		return -ENOMEM;
+	if (access(held, F_OK) < 0)
+		return 0;
+	r = say_who(who);
+	if (r < 0)
+		return r;
+	/* It takes longer than a unit may take to start. */
+	if (getenv("NOTIFY_SOCKET"))
+		(void)notify_as(getpid(), "READY=1\nSTATUS=Waiting for upgraded to bring the guest back");
+	while (access(held, F_OK) == 0)
+		(void)poll(NULL, 0, HELD_INTERVAL_MS);
+	(void)unlink(who);
+	return 0;
+}
+
 int main(int argc, char **argv)
 {
 	_cleanup_free_ char *file = NULL, *dir = NULL, *qmp = NULL, *data = NULL;
@@ -125,6 +178,12 @@ int main(int argc, char **argv)
 			"upgraded-vmm: no command line for %s in %s: %s\n"
 			"upgraded-vmm: start it with: upgradectl run %s -- QEMU ARGS\n",
 			argv[1], file, strerror(-r), argv[1]);
+		return EXIT_FAILURE;
+	}
+	r = wait_for_upgrade(runtime, argv[1]);
+	if (r < 0) {
+		fprintf(stderr, "upgraded-vmm: %s is being upgraded, and it cannot be waited for: %s\n",
+			argv[1], strerror(-r));
 		return EXIT_FAILURE;
 	}
 	if (mkdir(dir, 0700) < 0 && errno != EEXIST)

@@ -105,6 +105,13 @@ int hold_start_again(struct upgrade *u, struct error *err)
 			       item->fds, item->n_fds, &o);
 	if (r < 0)
 		return error_errno(err, r, "what custody has of the target's start is no order");
+	/* The source's may be gone, as those of a unit that has ended. */
+	if (u->start->place && u->start->place->pid) {
+		cgroups_close(&o->id->cgroups);
+		r = cgroups_open(u->start->place->pid, &o->id->cgroups, err);
+		if (r < 0)
+			return r;
+	}
 	u->wait.target = -EBADF;
 	r = hold_end(&u->wait, u->target_pidfd, "the target of before", err);
 	if (r < 0)

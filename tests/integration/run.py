@@ -23,8 +23,8 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "lib")]
 import common
 from host import tell
 
-# In this order: the first finds upgraded as systemd started it, the next three share a guest.
-MODULES = ["activation", "series", "rollback", "wrong_target", "across_versions", "foreign"]
+# In this order: the first finds upgraded as systemd started it, the next four share a guest.
+MODULES = ["activation", "series", "rollback", "custody", "wrong_target", "across_versions", "foreign"]
 RESULTS = HERE.parent.parent / "build/test-results"
 TEST_SECONDS = 480  # unless the test has an attribute seconds
 UNFINISHED = "the test was running when everything ended"

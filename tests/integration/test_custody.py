@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What is in custody outlives whoever dies. The upgrade is held open in SWITCH: the device state is whole, the target has
+loaded it, and nobody was told to run."""
+
+import json
+import os
+import signal
+import socket
+
+from common import NEW, Attempt, Case, alive, ctl, daemon_pid, saw, sh, shared, unit
+from host import wait_until
+from test_foreign import Bare
+from test_rollback import Unstoppable
+
+HELD_OPEN = ["--max-blackout", "20000"]
+
+
+def stored():
+    return int(unit("upgraded.service", "NFileDescriptorStore")["NFileDescriptorStore"])
+
+
+def wait_stored(number):
+    wait_until(lambda: stored() == number, 20, f"{number} descriptors in the store")
+
+
+def status_by_qmp(path):
+    with socket.socket(socket.AF_UNIX) as s:
+        s.settimeout(60)
+        s.connect(str(path))
+        lines = s.makefile("rw")
+        lines.readline()
+        for command in ("qmp_capabilities", "query-status"):
+            lines.write(json.dumps({"execute": command}) + "\n")
+            lines.flush()
+            while "return" not in (answer := json.loads(lines.readline())):
+                pass
+        return answer["return"]["status"]
+
+
+def settled(name):
+    """The report of the upgrade that was under way."""
+    def ended():
+        vm = ctl("show", name)[1][-1]
+        reports = ctl("history", name, "--limit", "1")[1][0].get("reports", [])
+        return None if vm.get("upgrade_id") or not reports else reports[-1]
+    return wait_until(ended, 90, "the upgrade ends")
+
+
+class Custody(Case):
+    def held_open(self, guest, source, then):
+        """Calls then(attempt) in SWITCH, which does not end before; returns the attempt."""
+        with Unstoppable(source):
+            attempt = Attempt(guest, NEW, *HELD_OPEN, on={"switch": then})
+            wait_until(lambda: "switch" in attempt.events and "switch" not in attempt.on, 150, "SWITCH is entered")
+            wait_until(lambda: attempt.acted or attempt.trouble, 60, "it is done")
+        self.assertEqual(attempt.trouble, [])
+        return attempt
+
+    def begin_with(self, guest, act):
+        source = self.begin(guest)
+
+        def then(attempt):
+            try:
+                act(attempt, source)
+            finally:
+                attempt.acted = True
+        Attempt.acted = False
+        return source, self.held_open(guest, source, then)
+
+    def brought_back(self, guest, source, report, what):
+        self.assertEqual(report.get("outcome"), "committed", report)
+        self.assertIn("rebuild", [f["code"] for f in report["findings"]], report)
+        self.assertNotIn(guest.pid(), (0, source))
+        self.assertTrue(alive(guest.pid()))
+        wait_stored(0)
+        self.healthy(guest, what)
+
+    def test_what_is_held_is_shown_and_stored_and_gone_afterwards(self):
+        guest, seen = shared(), {}
+        wait_stored(0)
+
+        def look(attempt, source):
+            seen.update(vm=guest.show(), stored=stored(), names=sh("systemd-analyze", "fdstore", "upgraded.service").stdout)
+            ctl("abort", guest.name)
+        source, attempt = self.begin_with(guest, look)
+        held = {item["name"]: item for item in seen["vm"]["custody"]}
+        self.assertEqual(set(held), {"start", "device-state", "target", "cpr"})
+        self.assertGreaterEqual(sum(int(i["pinned"]) for i in held.values()), int(seen["vm"]["memory"]))
+        self.assertGreaterEqual(seen["stored"], sum(int(i["fds"]) for i in held.values()) // 2 + len(held))
+        for name in held:
+            self.assertIn(f".{name}.whole.", seen["names"])
+        self.rolled_back(guest, attempt, source, "aborted while custody was looked at")
+        wait_stored(0)
+        saw(f"{seen['stored']} descriptors in the store: " +
+            ", ".join(f"{n} {i['fds']} fds, pins {int(i['pinned']) >> 20} MiB" for n, i in held.items()))
+
+    def test_restart_of_the_daemon_in_the_middle_is_a_rollback(self):
+        guest = shared()
+
+        def restart(attempt, source):
+            sh("systemctl", "restart", "upgraded.service", check=True)
+        source, attempt = self.begin_with(guest, restart)
+        report = settled(guest.name)
+        attempt.process.kill()
+        self.assertEqual((report["outcome"], guest.pid()), ("rolled_back", source), report)
+        wait_stored(0)
+        self.healthy(guest, "systemctl restart upgraded in SWITCH")
+
+    def kill(self, attempt, source, daemon=False):
+        # The target first: without the source there is nothing to wait for, and it would be told to run.
+        pids = [attempt.target(), source]
+        if daemon:
+            pids.append(daemon_pid())
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+
+    def test_both_vmms_killed_the_guest_goes_on_in_its_unit(self):
+        guest = shared()
+        source, attempt = self.begin_with(guest, self.kill)
+        _, report = attempt.wait()
+        self.brought_back(guest, source, report, "both VMMs killed in SWITCH")
+        after = unit("vmm@web.service", "ActiveState", "MainPID", "NRestarts")
+        self.assertEqual((after["ActiveState"], after["MainPID"]), ("active", str(guest.pid())))
+        saw(f"vmm@web.service was started anew {after['NRestarts']} times, the guest was not")
+
+    def test_both_vmms_and_the_daemon_killed_the_guest_goes_on(self):
+        guest = shared()
+        source, attempt = self.begin_with(guest, lambda attempt, source: self.kill(attempt, source, daemon=True))
+        report = settled(guest.name)
+        attempt.process.kill()
+        self.brought_back(guest, source, report, "both VMMs and the daemon killed in SWITCH")
+        self.assertEqual(unit("vmm@web.service", "MainPID")["MainPID"], str(guest.pid()))
+
+    def test_upgrade_works_after_all_of_it(self):
+        guest = shared()
+        source = self.begin(guest)
+        status, report = guest.upgrade(NEW)
+        self.committed(guest, status, report, source)
+        self.healthy(guest, f"generation {guest.show()['generation']}")
+
+    def bare_is_brought_back(self, vm, source, daemon=False):
+        """Its firmware is all that runs in it: cheap enough for a busy machine."""
+        with Unstoppable(source):
+            attempt = Attempt(vm, NEW, *HELD_OPEN, on={"switch": lambda a: self.kill(a, source, daemon=daemon)})
+            _, report = attempt.wait(400)
+        self.assertEqual(attempt.trouble, [])
+        report = settled(vm.name) if daemon else report
+        self.assertEqual(report.get("outcome"), "committed", report)
+        self.assertIn("rebuild", [f["code"] for f in report["findings"]], report)
+        pid = ctl("show", vm.name)[1][-1]["process"]["pid"]
+        self.assertTrue(alive(pid))
+        self.assertNotEqual(pid, source)
+        self.assertEqual(status_by_qmp(vm.dir / "mine"), "running")
+        wait_stored(0)
+        saw(f"process {source} and its target were killed, {pid} goes on")
+        return pid
+
+    def test_adopted_vmm_is_brought_back_where_it_was(self):
+        with Bare("bare", NEW) as vm:
+            self.assertEqual(vm.adopt()[0], 0)
+            self.bare_is_brought_back(vm, vm.process.pid)
+
+    def test_vmm_of_a_unit_is_brought_back_into_its_unit(self):
+        self.unit_is_brought_back()
+
+    def test_vmm_of_a_unit_is_brought_back_by_the_next_daemon(self):
+        first = daemon_pid()
+        self.unit_is_brought_back(daemon=True)
+        self.assertNotEqual(daemon_pid(), first)
+
+    def unit_is_brought_back(self, **who):
+        vm = Bare("inunit", NEW)
+        argv = [a for i, a in enumerate(vm.argv) if f"{vm.dir}/qmp" not in a and
+                not (a == "-qmp" and f"{vm.dir}/qmp" in vm.argv[i + 1])]
+        try:
+            self.assertEqual(ctl("run", vm.name, "--", *argv)[0], 0)
+            pid = self.bare_is_brought_back(vm, ctl("show", vm.name)[1][-1]["process"]["pid"], **who)
+            after = unit("vmm@inunit.service", "ActiveState", "MainPID", "NRestarts")
+            self.assertEqual((after["ActiveState"], after["MainPID"]), ("active", str(pid)))
+            saw(f"its unit was started anew {after['NRestarts']} times, the guest was not")
+            self.assertIn("vmm@inunit.service", open(f"/proc/{pid}/cgroup", encoding="ascii").read())
+        finally:
+            sh("systemctl", "stop", "vmm@inunit.service")
+            ctl("forget", vm.name)

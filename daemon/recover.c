@@ -143,7 +143,7 @@ int recover_all(struct context *ctx, struct error *err)
 	int r;
 
 	/* A newer daemon's journal: change nothing, and serve what needs no upgrade. */
-	if (journal_writable(ctx->journal, NULL) < 0)
+	if (!journal_readable(ctx->journal))
 		return 0;
 	r = journal_replay(ctx->journal, replay_one, &replay, err);
 	if (replay.last_id >= ctx->next_id)
@@ -160,6 +160,6 @@ int recover_all(struct context *ctx, struct error *err)
 	if (r >= 0)
 		systemd_release(ctx);
 	if (r >= 0 && !ctx->upgrades)
-		journal_compact(ctx->journal);
+		journal_compact(ctx->journal, NULL, NULL);
 	return r;
 }

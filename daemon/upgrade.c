@@ -281,6 +281,17 @@ static const char *outcome_text(const Report *r)
 	}
 }
 
+/* Also one that waits: it has no records, and harms none. */
+static bool is_running(uint64_t id, void *userdata)
+{
+	const struct context *ctx = userdata;
+
+	for (const struct upgrade *u = ctx->upgrades; u; u = u->next)
+		if (u->start->upgrade_id == id)
+			return true;
+	return false;
+}
+
 /* Everything has been said and done: u->report is set. Frees @u. */
 static void upgrade_end(struct upgrade *u)
 {
@@ -330,8 +341,7 @@ static void upgrade_end(struct upgrade *u)
 		work_dir_remove(u->start->work_dir);
 	}
 	upgrade_freep(&u);
-	if (!ctx->upgrades)
-		journal_compact(ctx->journal);
+	journal_compact(ctx->journal, ctx->upgrades ? is_running : NULL, ctx);
 	schedule(ctx);
 }
 

@@ -15,6 +15,7 @@
 
 #include <fcntl.h>
 #include <string.h>
+#include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <signal.h>
@@ -40,6 +41,8 @@ static int teardown(void **state)
 {
 	struct fixture *f = *state;
 
+	/* Of a test that failed in between. */
+	(void)umount2(f->dir, MNT_DETACH);
 	unlink(f->path);
 	rmdir(f->dir);
 	free(f);
@@ -178,7 +181,7 @@ static void newer_version_is_refused_and_left_as_it_is(void **state)
 		assert_int_equal(journal_writable(j, &err), -EPROTONOSUPPORT);
 		assert_non_null(err.hint);
 		assert_int_equal(append(j, 1, 9), -EPROTONOSUPPORT);
-		journal_compact(j);
+		journal_compact(j, NULL, NULL);
 	}
 	assert_int_equal(size_of(f), before);
 }
@@ -208,7 +211,12 @@ static void full_disk_leaves_no_half_record(void **state)
 	assert_holds(f, "1:7 4:7 5:7 4:10 ");
 }
 
-static void compact_empties_only_what_has_grown(void **state)
+static bool is_eight(uint64_t id, void *userdata)
+{
+	return id == 8;
+}
+
+static void journal_of_nothing_that_runs_is_emptied(void **state)
 {
 	struct fixture *f = *state;
 
@@ -216,15 +224,188 @@ static void compact_empties_only_what_has_grown(void **state)
 	{
 		_cleanup_(journal_freep) struct journal *j = open_journal(f);
 
-		journal_compact(j);
-		assert_true(size_of(f) > 0);
-		while (size_of(f) < 256 * 1024)
-			assert_int_equal(append(j, 2, 7), 0);
-		journal_compact(j);
+		journal_compact(j, NULL, NULL);
 		assert_int_equal(size_of(f), 0);
 		assert_int_equal(append(j, 1, 8), 0);
 	}
 	assert_holds(f, "1:8 ");
+}
+
+static void journal_that_has_grown_keeps_what_runs(void **state)
+{
+	struct fixture *f = *state;
+
+	write_three(f);
+	{
+		_cleanup_(journal_freep) struct journal *j = open_journal(f);
+		off_t before;
+
+		assert_int_equal(append(j, 1, 8), 0);
+		before = size_of(f);
+		journal_compact(j, is_eight, NULL);
+		assert_int_equal(size_of(f), before);
+		while (size_of(f) < 256 * 1024)
+			assert_int_equal(append(j, 2, 7), 0);
+		assert_int_equal(append(j, 4, 8), 0);
+		journal_compact(j, is_eight, NULL);
+		assert_true(size_of(f) < 1024);
+		assert_int_equal(append(j, 5, 8), 0);
+	}
+	assert_holds(f, "1:8 4:8 5:8 ");
+}
+
+/* As it is left when the daemon dies before the rename. */
+static void unfinished_compaction_changes_nothing(void **state)
+{
+	struct fixture *f = *state;
+	char fresh[96];
+	int fd;
+
+	write_three(f);
+	snprintf(fresh, sizeof(fresh), "%s.new", f->path);
+	fd = open(fresh, O_WRONLY | O_CREAT, 0600);
+	assert_int_equal(write(fd, "half a record", 13), 13);
+	close(fd);
+	assert_holds(f, "1:7 4:7 5:7 ");
+	{
+		_cleanup_(journal_freep) struct journal *j = open_journal(f);
+
+		while (size_of(f) < 256 * 1024)
+			assert_int_equal(append(j, 2, 7), 0);
+		assert_int_equal(append(j, 1, 8), 0);
+		journal_compact(j, is_eight, NULL);
+	}
+	assert_holds(f, "1:8 ");
+	assert_int_equal(access(fresh, F_OK), -1);
+}
+
+/* Else a restart would undo 7 once more, after 8 of the same VM has committed. */
+static void end_that_found_no_room_is_written_before_anything_begins(void **state)
+{
+	_cleanup_(journal_freep) struct journal *j = NULL;
+	struct rlimit old, small;
+	struct fixture *f = *state;
+
+	signal(SIGXFSZ, SIG_IGN);
+	j = open_journal(f);
+	assert_int_equal(append(j, 1, 7), 0);
+	assert_int_equal(getrlimit(RLIMIT_FSIZE, &old), 0);
+	small = old;
+	small.rlim_cur = (rlim_t)size_of(f) + 5;
+	assert_int_equal(setrlimit(RLIMIT_FSIZE, &small), 0);
+	assert_true(append(j, 5, 7) < 0);
+	assert_true(append(j, 1, 8) < 0);
+	assert_int_equal(setrlimit(RLIMIT_FSIZE, &old), 0);
+	assert_holds(f, "1:7 ");
+	assert_int_equal(append(j, 1, 8), 0);
+	assert_int_equal(append(j, 1, 9), 0);
+	assert_holds(f, "1:7 5:7 1:8 1:9 ");
+}
+
+static void full_file_system_is_said_and_leaves_no_half_record(void **state)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+	JournalRecord record = UPGRADED__V1__JOURNAL_RECORD__INIT;
+	struct fixture *f = *state;
+	char filler[96], block[4096] = { 1 };
+	off_t before;
+	int fd;
+
+	if (geteuid() || mount("none", f->dir, "tmpfs", 0, "size=64k"))
+		skip();
+	snprintf(filler, sizeof(filler), "%s/filler", f->dir);
+	write_three(f);
+	before = size_of(f);
+	fd = open(filler, O_WRONLY | O_CREAT, 0600);
+	while (write(fd, block, sizeof(block)) > 0)
+		;
+	close(fd);
+	{
+		_cleanup_(journal_freep) struct journal *j = open_journal(f);
+		off_t last;
+
+		/* What is left of its last page. */
+		record.kind = UPGRADED__V1__JOURNAL_RECORD__KIND__COMMIT;
+		record.upgrade_id = 9;
+		do
+			last = size_of(f);
+		while (journal_append(j, &record, &err) >= 0);
+		assert_int_equal(err.code, -ENOSPC);
+		assert_non_null(strstr(err.text, "cannot write the journal"));
+		assert_int_equal(size_of(f), last);
+		assert_true(last >= before);
+		unlink(filler);
+		assert_int_equal(append(j, 5, 9), 0);
+	}
+	umount(f->dir);
+}
+
+static void read_only_journal_is_read_and_takes_no_record(void **state)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+	struct fixture *f = *state;
+
+	if (geteuid() || mount("none", f->dir, "tmpfs", 0, "size=64k"))
+		skip();
+	/* First without a journal, then with one that is torn. */
+	assert_int_equal(mount("none", f->dir, NULL, MS_REMOUNT | MS_RDONLY, "size=64k"), 0);
+	assert_holds(f, "");
+	assert_int_equal(mount("none", f->dir, NULL, MS_REMOUNT, "size=64k"), 0);
+	write_three(f);
+	assert_int_equal(truncate(f->path, size_of(f) - 1), 0);
+	assert_int_equal(mount("none", f->dir, NULL, MS_REMOUNT | MS_RDONLY, "size=64k"), 0);
+	{
+		_cleanup_(journal_freep) struct journal *j = open_journal(f);
+
+		assert_true(journal_readable(j));
+		assert_int_equal(journal_writable(j, &err), -EROFS);
+		assert_non_null(err.hint);
+		assert_int_equal(append(j, 1, 9), -EROFS);
+		assert_int_equal(append(j, 5, 7), -EROFS);
+		journal_compact(j, NULL, NULL);
+	}
+	assert_holds(f, "1:7 4:7 ");
+	umount(f->dir);
+}
+
+/* INTENT and COMMIT of upgrade 7 as the version before wrote them, byte by byte. */
+static void journal_of_the_version_before_is_understood(void **state)
+{
+	static const uint8_t intent[] = { 0x08, 1, 0x10, 1, 0x18, 7, 0x20, 5, 0x2a, 2, 0x10, 7 };
+	static const uint8_t commit[] = { 0x08, 1, 0x10, 4, 0x18, 7, 0x20, 6 };
+	struct fixture *f = *state;
+	int fd = open(f->path, O_RDWR | O_CREAT, 0600);
+
+	assert_int_equal(frame_append(fd, intent, sizeof(intent)), 0);
+	assert_int_equal(frame_append(fd, commit, sizeof(commit)), 0);
+	close(fd);
+	assert_holds(f, "1:7 4:7 ");
+	{
+		_cleanup_(journal_freep) struct journal *j = open_journal(f);
+
+		assert_int_equal(append(j, 5, 7), 0);
+	}
+	assert_holds(f, "1:7 4:7 5:7 ");
+}
+
+static int note_version(const JournalRecord *record, void *userdata)
+{
+	char *log = userdata;
+
+	sprintf(log + strlen(log), "%u", record->version);
+	return 0;
+}
+
+/* So that it can be gone back to, unless there is something in it that it would get wrong. */
+static void version_before_can_read_all_but_a_rebuild(void **state)
+{
+	_cleanup_(journal_freep) struct journal *j = open_journal(*state);
+	char log[16] = "";
+
+	for (int kind = 1; kind <= 6; kind++)
+		assert_int_equal(append(j, kind, 7), 0);
+	assert_int_equal(journal_replay(j, note_version, log, NULL), 0);
+	assert_string_equal(log, "111112");
 }
 
 static void symlink_in_place_of_the_journal_is_refused(void **state)
@@ -248,7 +429,14 @@ int main(void)
 		TEST(flipped_bit_ends_the_journal_there),
 		TEST(newer_version_is_refused_and_left_as_it_is),
 		TEST(full_disk_leaves_no_half_record),
-		TEST(compact_empties_only_what_has_grown),
+		TEST(journal_of_nothing_that_runs_is_emptied),
+		TEST(journal_that_has_grown_keeps_what_runs),
+		TEST(unfinished_compaction_changes_nothing),
+		TEST(end_that_found_no_room_is_written_before_anything_begins),
+		TEST(full_file_system_is_said_and_leaves_no_half_record),
+		TEST(read_only_journal_is_read_and_takes_no_record),
+		TEST(journal_of_the_version_before_is_understood),
+		TEST(version_before_can_read_all_but_a_rebuild),
 		TEST(symlink_in_place_of_the_journal_is_refused),
 	};
 

@@ -6,6 +6,7 @@
 
 After every test there was exactly one runner at any time, and no guest has found a wrong word in its memory."""
 
+import json
 import os
 import signal
 import subprocess
@@ -438,6 +439,68 @@ class BothDie(Native):
         self.assertEqual(names, set(held) - {"target-vm"})
         self.expect(COMMITTED, *attempt.join())
         self.assertNotIn("custody", {k: v for k, v in self.guest.show().items() if v})
+        self.assertEqual(self.host.store.settle(), [])
+
+
+class RuntimeDirectory(Native):
+    """The journal cannot be written: nothing begins, and what was begun is ended."""
+    fd_store = True
+
+    def over(self, *mount):
+        """What this mounts over the runtime directory is gone when the test is."""
+        if subprocess.run(["mount", *mount, self.host.run], check=False).returncode:
+            self.skipTest("nothing can be mounted here")
+        self.addCleanup(subprocess.run, ["umount", "-l", self.host.run], check=False, stderr=subprocess.DEVNULL)
+
+    def refused(self, why):
+        pid = self.guest.proof.pid
+        status, report = self.host.upgrade(self.guest)
+        self.assertIn(why, json.dumps(report))
+        self.assertNotEqual(status, COMMITTED)
+        self.check_guest(pid)
+
+    def test_a_full_one_refuses_upgrades_until_there_is_room(self):
+        self.kill_daemon()
+        self.over("-t", "tmpfs", "-o", "size=128k", "none")
+        self.host.start()
+        wait_until(self.guest.registered, 20, "it registers again")
+        self.upgrade()
+        filler = self.host.run / "filler"
+        with open(filler, "wb", buffering=0) as f:
+            try:
+                while f.write(b"x" * 4096):
+                    pass
+            except OSError:
+                pass
+        self.refused("No space left on device")
+        filler.unlink()
+        self.upgrade()
+        self.assertEqual(self.host.store.settle(), [])
+
+    def test_a_read_only_one_is_recovered_from_and_begins_nothing(self):
+        pid = self.guest.proof.pid
+        self.guest.order(f"target load sleep {self.host.hold_ms}")
+        self.host.begin(self.guest)
+        self.guest.await_fault()
+        for worker in self.host.workers():
+            os.kill(worker, signal.SIGKILL)
+        self.kill_daemon()
+        self.host.store.listen(self.host.run)
+        self.over("--bind", self.host.run)
+        self.over("-o", "remount,bind,ro")
+        self.host.start()
+        self.settled()
+        self.check_guest(pid)
+        self.refused("read-only file system")
+        self.kill_daemon()
+        self.host.store.listen_no_more()
+        subprocess.run(["umount", self.host.run], check=True)
+        # What was ended already is ended once more, and then it is written down.
+        self.host.start()
+        self.settled()
+        self.check_guest(pid)
+        self.guest.order()
+        self.upgrade()
         self.assertEqual(self.host.store.settle(), [])
 
 

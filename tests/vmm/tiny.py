@@ -204,7 +204,7 @@ class FdStore(threading.Thread):
 
     def __init__(self, path):
         super().__init__(daemon=True)
-        self.path, self.fds, self.history = path, {}, []
+        self.path, self.fds, self.sockets = path, {}, {}
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.socket.bind(str(path))
         self.start()
@@ -221,7 +221,6 @@ class FdStore(threading.Thread):
             elif said.get("FDSTORE"):
                 assert said["FDPOLL"] == "0" and len(fds) == 1 and name not in self.fds, said
                 self.fds[name] = fds.pop()
-                self.history.append(name)
             for fd in fds:
                 os.close(fd)
 
@@ -241,18 +240,35 @@ class FdStore(threading.Thread):
     def pass_on(self):
         """In the child, between fork and exec: as systemd passes them."""
         os.environ["NOTIFY_SOCKET"] = str(self.path)
-        if not self.fds:
+        passed = {**self.sockets, **self.fds}
+        if not passed:
             return
-        high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 500) for fd in self.fds.values()]
+        high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 500) for fd in passed.values()]
         for i, fd in enumerate(high):
             os.dup2(fd, 3 + i, inheritable=True)
-        os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(len(high)), LISTEN_FDNAMES=":".join(self.fds))
+        os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(len(high)), LISTEN_FDNAMES=":".join(passed))
+
+    def listen(self, directory):
+        """Makes the daemon's sockets, as its socket units would."""
+        for name in ("control", "vmm"):
+            path = directory / f"{name}.sock"
+            path.unlink(missing_ok=True)
+            with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as s:
+                s.bind(str(path))
+                s.listen(16)
+                self.sockets[name] = s.detach()
+
+    def listen_no_more(self):
+        for fd in self.sockets.values():
+            os.close(fd)
+        self.sockets.clear()
 
     def end(self):
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as s:
             s.sendto(b"END", str(self.path))
         self.join()
         self.socket.close()
+        self.listen_no_more()
         for fd in self.fds.values():
             os.close(fd)
 

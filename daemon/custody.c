@@ -21,6 +21,7 @@
  */
 #include "custody.h"
 
+#include "fault_point.h"
 #include "log.h"
 #include "worker/device_state.h"
 
@@ -198,10 +199,12 @@ static int complete(struct custody *c, struct custody_item *item)
 	bool store = c->store && !item->put->here_only;
 	int r = store ? store_fds(c, item) : 0;
 
+	fault_point(FAULT_CUSTODY_FDS);
 	if (r >= 0)
 		r = write_whole(item, c->id);
 	if (r >= 0 && store)
 		r = store_whole(c, item);
+	fault_point(FAULT_CUSTODY_WHOLE);
 	if (r >= 0)
 		item->open = false;
 	return r;

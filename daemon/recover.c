@@ -12,6 +12,7 @@
 #include "recover.h"
 
 #include "fd_store.h"
+#include "history.h"
 #include "journal.h"
 #include "log.h"
 #include "manager/systemd.h"
@@ -26,6 +27,7 @@ struct replay {
 	struct unfinished *v;
 	size_t n;
 	uint64_t last_id;
+	Report *last_report; /* of the last END */
 };
 
 static struct unfinished *find(struct replay *replay, uint64_t id)
@@ -59,6 +61,14 @@ static int begin(struct replay *replay, const JournalRecord *record)
 	return 0;
 }
 
+/* A daemon writes END, then the history: if it died in between, that report is missing there. */
+static int note_report(struct replay *replay, const JournalRecord *record)
+{
+	message_free(replay->last_report);
+	replay->last_report = record->report ? message_copy(record->report) : NULL;
+	return record->report && !replay->last_report ? -ENOMEM : 0;
+}
+
 static int replay_one(const JournalRecord *record, void *userdata)
 {
 	struct replay *replay = userdata;
@@ -68,6 +78,8 @@ static int replay_one(const JournalRecord *record, void *userdata)
 		replay->last_id = record->upgrade_id;
 	if (record->kind == KIND(INTENT))
 		return u ? 0 : begin(replay, record);
+	if (record->kind == KIND(END) && note_report(replay, record) < 0)
+		return -ENOMEM;
 	if (!u)
 		return 0;
 	switch (record->kind) {
@@ -146,6 +158,10 @@ int recover_all(struct context *ctx, struct error *err)
 	if (!journal_readable(ctx->journal))
 		return 0;
 	r = journal_replay(ctx->journal, replay_one, &replay, err);
+	/* next_id is still the one after the history's last. */
+	if (r >= 0 && replay.last_report && replay.last_report->upgrade_id + 1 != ctx->next_id)
+		history_append(ctx->history, replay.last_report);
+	message_free(replay.last_report);
 	if (replay.last_id >= ctx->next_id)
 		ctx->next_id = replay.last_id + 1;
 	for (size_t i = 0; i < replay.n; i++) {

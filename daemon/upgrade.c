@@ -32,6 +32,7 @@
 #include "upgrade.h"
 
 #include "control.h"
+#include "fault_point.h"
 #include "history.h"
 #include "journal.h"
 #include "log.h"
@@ -54,6 +55,8 @@
 #define RECOVERY_TRIES 3
 /* A target that dies of this state twice will die of it again. */
 #define REBUILD_TRIES 2
+/* And if daemons or workers die of it, there is an end to that as well. */
+#define REBUILDS_MAX 10
 /* systemd waits before it starts a unit anew: RestartSec=, and its own work. */
 #define PLACE_US	  (30 * 1000000ULL)
 #define PLACE_INTERVAL_US (100 * 1000ULL)
@@ -75,6 +78,7 @@ struct upgrade {
 	Process place;	   /* pid 0: of the source, or of nobody */
 	uint64_t place_until_us;
 	bool no_place;	   /* there will be none */
+	unsigned lost;	   /* how many targets from custody failed */
 	unsigned rebuilds; /* begun; then "committed" is about the last of their targets */
 	bool begun;	   /* INTENT is in the journal */
 	bool committed;
@@ -316,9 +320,12 @@ static void upgrade_end(struct upgrade *u)
 	if (u->begun) {
 		end.kind = UPGRADED__V1__JOURNAL_RECORD__KIND__END;
 		end.report = r;
+		fault_point(FAULT_END_DUE);
 		journal_or_log(u, &end);
+		fault_point(FAULT_END_JOURNALED);
 	}
 	custody_clear(&u->custody);
+	fault_point(FAULT_CUSTODY_CLEARED);
 	history_append(ctx->history, r);
 	manager_of(vm)->done(ctx, vm, r);
 
@@ -418,6 +425,7 @@ static int on_custody(struct upgrade *u, const Envelope *env, struct scm_fds *fd
 		record.custody = custody_find(&u->custody, put->name)->put;
 		/* A target that no record names would be left running by a recovery. */
 		r = journal(u, &record, &err);
+		fault_point(FAULT_CUSTODY_JOURNALED);
 	}
 	return r < 0 ? worker_process_refuse(u->worker, env->id, &err)
 		     : worker_process_ack(u->worker, env->id);
@@ -449,14 +457,17 @@ static int commit(struct upgrade *u, struct error *err)
 	if (!target)
 		return error_set(err, -EINVAL, "there is no target in custody");
 	record.kind = UPGRADED__V1__JOURNAL_RECORD__KIND__COMMIT;
+	fault_point(FAULT_COMMIT_DUE);
 	r = journal(u, &record, err);
 	if (r < 0)
 		return r;
+	fault_point(FAULT_COMMIT_JOURNALED);
 	u->committed = true;
 	/* The worker tells of its phases later, when the guest runs. */
 	if (u->phase < PHASE(SWITCH))
 		u->phase = PHASE(SWITCH);
 	tell_manager(u);
+	fault_point(FAULT_COMMIT_TOLD);
 	return 0;
 }
 
@@ -493,6 +504,7 @@ static int on_done(struct upgrade *u, Envelope *env)
 		return -EPROTO;
 	message_free(u->report);
 	message_free(u->found);
+	fault_point(FAULT_REPORT_RECEIVED);
 	u->report = TAKE_PTR(done->report);
 	u->found = TAKE_PTR(done->vm);
 	worker_process_expect_end(u->worker, WORKER_END_US);
@@ -534,7 +546,7 @@ static void on_lost(struct upgrade *u)
 
 	message_free(u->found);
 	u->found = NULL;
-	if (!u->failure)
+	if (!u->rebuilds)
 		u->tries = 0;
 	recover(u, report->error);
 }
@@ -546,6 +558,9 @@ static void on_ended(const char *how, void *userdata)
 
 	native_take_back(u->ctx, u->worker);
 	worker_process_freep(&u->worker);
+	if (u->report && u->report->outcome == OUTCOME(LOST) &&
+	    u->next_worker_mode == UPGRADED__V1__WORKER_MODE__WORKER_REBUILD)
+		u->lost++;
 	if (u->report && u->report->outcome == OUTCOME(LOST) && can_rebuild(u)) {
 		on_lost(u);
 		return;
@@ -606,7 +621,7 @@ static bool state_is_good(const struct upgrade *u)
 
 static bool can_rebuild(struct upgrade *u)
 {
-	return !u->no_place && u->rebuilds < REBUILD_TRIES &&
+	return !u->no_place && u->lost < REBUILD_TRIES && u->rebuilds < REBUILDS_MAX &&
 	       custody_find(&u->custody, "start") && state_is_good(u) && has_ended(u->source_pidfd) &&
 	       /* The target of a rebuild that got no COMMIT is ended by the next one. */
 	       ((u->rebuilds && !u->committed) || target_has_ended(u));
@@ -650,7 +665,9 @@ static int begin_rebuild(struct upgrade *u, struct error *err)
 	r = journal(u, &record, err);
 	if (r < 0)
 		return r;
-	u->rebuilds++;
+	/* Whoever tried to undo or to finish has nothing to do with it. */
+	if (!u->rebuilds++)
+		u->tries = 1;
 	u->committed = false;
 	log_vm(LOG_WARNING, u->vm->pb->name, u->start->upgrade_id,
 	       "both of its VMMs have ended: another target is started from custody");
@@ -721,6 +738,7 @@ static int run_worker(struct upgrade *u, Upgraded__V1__WorkerMode mode, struct e
 	r = worker_process_start(u->ctx->event, &order, &u->worker, err);
 	if (r < 0)
 		return r;
+	fault_point(FAULT_WORKER_STARTED);
 	give_custody(u, mode);
 	r = work_dir_write_worker(start.work_dir, worker_process_pid(u->worker));
 	if (r < 0)
@@ -822,11 +840,13 @@ static int begin(struct upgrade *u, struct error *err)
 		return error_set(err, -ENOMEM, "out of memory");
 	record.kind = UPGRADED__V1__JOURNAL_RECORD__KIND__INTENT;
 	record.start = u->start;
+	fault_point(FAULT_INTENT_DUE);
 	r = journal(u, &record, err);
 	if (r < 0) {
 		work_dir_remove(dir);
 		return r;
 	}
+	fault_point(FAULT_INTENT);
 	u->begun = true;
 	u->vm->working = true;
 	return run_worker(u, UPGRADED__V1__WORKER_MODE__WORKER_UPGRADE, err);

@@ -26,6 +26,7 @@
  * else dies: libupgraded keeps what they are and tells it to whoever asks next.
  */
 #include "device_state.h"
+#include "fault_point.h"
 #include "findings.h"
 #include "hold.h"
 #include "link.h"
@@ -484,6 +485,7 @@ static int freeze(struct upgrade *u, struct error *err)
 	r = device_state_complete(u->state);
 	if (r < 0)
 		return error_errno(err, r, "the device state");
+	fault_point(FAULT_STATE_WHOLE);
 	/* It stops while the target loads; hold() checks. A dead source is as good. */
 	r = hold_stop(u->source_pidfd, err);
 	if (r < 0)

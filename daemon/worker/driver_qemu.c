@@ -30,6 +30,7 @@
 #include "channel.h"
 #include "compare.h"
 #include "device_state.h"
+#include "fault_point.h"
 #include "gmem.h"
 #include "hold.h"
 #include "link.h"
@@ -527,6 +528,7 @@ static int freeze(struct upgrade *u, struct error *err)
 			       err);
 	if (r < 0)
 		return r;
+	fault_point(FAULT_STATE_WHOLE);
 	/*
 	 * The source has said all: it stands in postmigrate, its disks are
 	 * inactive. It is stopped while the target loads; hold() checks. From

@@ -10,6 +10,7 @@
 #include "hold.h"
 
 #include "device_state.h"
+#include "fault_point.h"
 #include "link.h"
 #include "process.h"
 #include "procfs.h"
@@ -64,6 +65,7 @@ static int start(struct upgrade *u, const struct spawn_order *o, char *qmp, stru
 	r = spawn_order_start(o, NULL, &pid, &u->target_pidfd, err);
 	if (r < 0)
 		return r;
+	fault_point(FAULT_TARGET_STARTED);
 	u->wait.target = u->target_pidfd;
 	u->target.pid = pid;
 	r = process_start_time(pid, &start_time);
@@ -163,6 +165,7 @@ int hold_let_go(struct upgrade *u, struct error *err)
 	    (is_dying(u->start->vm->process->pid) && wait_ended(u->source_pidfd, DYING_MS)))
 		return error_set(err, -ESRCH, "the source has ended");
 	r = device_state_use(u->state);
+	fault_point(FAULT_LET_GO);
 	return r < 0 ? error_errno(err, r, "the device state cannot be marked as used") : 0;
 }
 

@@ -10,6 +10,7 @@
  */
 #include "link.h"
 
+#include "fault_point.h"
 #include "wire.h"
 
 #include <poll.h>
@@ -136,7 +137,10 @@ int link_put(struct waiter *w, Upgraded__V1__CustodyPut *put, const int *fds, si
 		sent += part.payload.len;
 		sent_fds += now_fds;
 	}
-	return wait_for_answer(w, what, NULL, err);
+	fault_point(FAULT_PUT_SENT);
+	r = wait_for_answer(w, what, NULL, err);
+	fault_point(FAULT_PUT_ACKNOWLEDGED);
+	return r;
 }
 
 int link_drop(struct waiter *w, const char *name, struct error *err)
@@ -210,6 +214,7 @@ int link_commit(struct waiter *w, struct error *err)
 	r = wire_send(w->daemon, &env, NULL, 0);
 	if (r < 0)
 		return error_errno(err, r, "cannot ask the daemon for the COMMIT record");
+	fault_point(FAULT_COMMIT_ASKED);
 	return wait_for_verdict(w, err);
 }
 

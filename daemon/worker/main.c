@@ -8,6 +8,7 @@
  * process dies the daemon starts another one that finishes or undoes.
  */
 #include "device_state.h"
+#include "fault_point.h"
 #include "link.h"
 #include "upgrade.h"
 #include "version.h"
@@ -113,7 +114,10 @@ static int work(struct upgrade *u)
 			report.error = (char *)"";
 		done.check = &check;
 	}
-	return link_done(&u->wait, &done) < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
+	if (link_done(&u->wait, &done) < 0)
+		return EXIT_FAILURE;
+	fault_point(FAULT_DONE);
+	return EXIT_SUCCESS;
 }
 
 int main(int argc, char **argv)
@@ -149,6 +153,7 @@ int main(int argc, char **argv)
 		fprintf(stderr, "upgraded-worker: %s\n", err.text ?: "out of memory");
 		return EXIT_FAILURE;
 	}
+	fault_point(FAULT_ORDERED);
 	u.start = start;
 	u.driver = strcmp(start->vm->driver, driver_native.name) ? &driver_qemu : &driver_native;
 	u.source_pidfd = scm_fds_take(&fds, 0);

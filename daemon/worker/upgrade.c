@@ -16,6 +16,7 @@
  */
 #include "upgrade.h"
 
+#include "fault_point.h"
 #include "hold.h"
 #include "link.h"
 
@@ -138,6 +139,7 @@ static int look(struct upgrade *u, struct error *err)
 	r = examine(u, err);
 	if (r < 0)
 		return r;
+	fault_point(FAULT_EXAMINED);
 	return refuse_blockers(u, err);
 }
 
@@ -151,6 +153,7 @@ static int switch_over(struct upgrade *u, struct error *err)
 	r = d->prepare(u, err);
 	if (r < 0)
 		return r;
+	fault_point(FAULT_PREPARED);
 
 	enter(u, PHASE(CHECK), NULL);
 	limit_phase(u);
@@ -161,6 +164,7 @@ static int switch_over(struct upgrade *u, struct error *err)
 	if (r < 0)
 		return r;
 
+	fault_point(FAULT_VERIFIED);
 	enter(u, PHASE(FREEZE), NULL);
 	r = settle(u, BEFORE_FREEZE_US, "the moment before the freeze", err);
 	if (r < 0)
@@ -171,15 +175,18 @@ static int switch_over(struct upgrade *u, struct error *err)
 	if (r < 0)
 		return r;
 
+	fault_point(FAULT_FROZEN);
 	enter(u, PHASE(LOAD), NULL);
 	r = d->load(u, err);
 	if (r < 0)
 		return r;
 
+	fault_point(FAULT_LOADED);
 	enter(u, PHASE(SWITCH), NULL);
 	r = d->hold(u, err);
 	if (r < 0)
 		return r;
+	fault_point(FAULT_HELD);
 	return link_commit(&u->wait, err);
 }
 
@@ -188,6 +195,7 @@ static Upgraded__V1__Outcome go_forward(struct upgrade *u, struct error *err)
 {
 	_cleanup_error_ struct error late = ERROR_INIT;
 
+	fault_point(FAULT_COMMITTED);
 	u->committed = true;
 	u->wait.uninterruptible = true;
 	u->wait.deadline_us = now_us() + LAST_RESORT_US;
@@ -197,6 +205,7 @@ static Upgraded__V1__Outcome go_forward(struct upgrade *u, struct error *err)
 		u->driver->explain(u, err);
 		return OUTCOME(LOST);
 	}
+	fault_point(FAULT_RAN);
 	enter(u, PHASE(DONE), NULL);
 	/* It catches up and gets its memory mapped again: that goes before the rest. */
 	(void)settle(u, AFTER_RUN_US, "the guest to run for a moment", &late);
@@ -206,6 +215,7 @@ static Upgraded__V1__Outcome go_forward(struct upgrade *u, struct error *err)
 	if (u->driver->finish(u, &late) < 0)
 		findings_add(&u->findings, UPGRADED__V1__SEVERITY__SEVERITY_WARNING, "finish",
 			     u->start->vm->name, late.hint, "%s", late.text ?: "out of memory");
+	fault_point(FAULT_FINISHED);
 	return OUTCOME(COMMITTED);
 }
 
@@ -217,6 +227,7 @@ static Upgraded__V1__Outcome go_back(struct upgrade *u, const char *why, struct 
 	u->wait.deadline_us = now_us() + LAST_RESORT_US;
 	speak(u);
 	enter(u, PHASE(ROLLBACK), why);
+	fault_point(FAULT_UNDO);
 	if (u->driver->undo(u, &undo) < 0) {
 		_cleanup_error_ struct error first = ERROR_INIT;
 
@@ -225,6 +236,7 @@ static Upgraded__V1__Outcome go_back(struct upgrade *u, const char *why, struct 
 			  undo.text ?: "?");
 		return OUTCOME(LOST);
 	}
+	fault_point(FAULT_UNDONE);
 	return OUTCOME(ROLLED_BACK);
 }
 
@@ -268,6 +280,7 @@ static int start_over(struct upgrade *u, struct error *err)
 	r = d->rebuild(u, err);
 	if (r < 0)
 		return r;
+	fault_point(FAULT_REBUILD_STARTED);
 	enter(u, PHASE(CHECK), NULL);
 	r = d->verify(u, err);
 	if (r >= 0)

@@ -8,13 +8,18 @@ After every test there was exactly one runner at any time, and no guest has foun
 
 import json
 import os
+import pathlib
+import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import unittest
 
-from tiny import (COMMITTED, LOST, REFUSED, ROLLED_BACK, TINYVMM, Host, alive, best_tier, fds_of, kvm_offers, wait_until)
+from tiny import (COMMITTED, LOST, REFUSED, ROLLED_BACK, ROOT, TINYVMM, Host, alive, best_tier, fds_of, kvm_offers,
+                  wait_until)
 
 UPGRADES = 20
 
@@ -61,8 +66,8 @@ class Native(unittest.TestCase):
     def settled(self):
         """The outcome of the upgrade that was running, once it has one."""
         def ended():
-            reports = self.host.ctl("history", "tiny")[1][0].get("reports", [])
-            return reports[-1]["outcome"] if reports and not self.guest.show().get("upgrade_id") else None
+            reports = self.host.ctl("history", "tiny", "--limit", "0")[1][0].get("reports", [])
+            return reports[0]["outcome"] if reports and not self.guest.show().get("upgrade_id") else None
         return wait_until(ended, 60, f"the upgrade is taken up again{self.told()}")
 
     def expect(self, outcome, status, report):
@@ -394,6 +399,24 @@ class BothDie(Native):
                 self.expect(COMMITTED, status, report)
             self.goes_on(source)
 
+    def test_a_rebuild_outlives_more_daemons_than_targets(self):
+        source = self.guest.proof.pid
+        self.guest.order(f"target load sleep {4 * self.host.hold_ms}")
+        self.host.begin(self.guest)
+        target = self.guest.await_fault()
+        for _ in range(4):
+            # The next target waits in the same place.
+            self.guest.order(f"target load sleep {4 * self.host.hold_ms}")
+            for pid in (*self.host.workers(), source, target):
+                if alive(pid):
+                    os.kill(pid, signal.SIGKILL)
+            self.kill_daemon()
+            self.host.start()
+            target = self.guest.await_fault()
+        self.guest.order()
+        self.assertEqual(self.settled(), "committed", self.told())
+        self.goes_on(source)
+
     def test_a_state_that_kills_every_target_ends_as_lost(self):
         source = self.guest.proof.pid
         self.guest.order(f"target load sleep {self.host.hold_ms}", "target loaded kill")
@@ -408,7 +431,7 @@ class BothDie(Native):
     def test_what_may_have_run_is_not_run_again(self):
         self.both_die("target run sleep")
         wait_until(lambda: not self.guest.show().get("upgrade_id"), 30, "it ends")
-        self.assertEqual(self.host.ctl("history", "tiny")[1][0]["reports"][-1]["outcome"], "lost", self.told())
+        self.assertEqual(self.host.ctl("history", "tiny", "--limit", "0")[1][0]["reports"][0]["outcome"], "lost", self.told())
         ticks = self.guest.proof.ticks()
         time.sleep(0.5)
         self.assertEqual(self.guest.proof.ticks(), ticks, "nobody runs it")
@@ -440,6 +463,85 @@ class BothDie(Native):
         self.expect(COMMITTED, *attempt.join())
         self.assertNotIn("custody", {k: v for k, v in self.guest.show().items() if v})
         self.assertEqual(self.host.store.settle(), [])
+
+
+class EveryPoint(Native):
+    """The daemon or a worker is killed at every point that has a name (daemon/fault_point.h)."""
+    fd_store = True
+
+    def setUp(self):
+        where = tempfile.mkdtemp(prefix="upgraded-points-")
+        self.addCleanup(shutil.rmtree, where)
+        self.points = pathlib.Path(where) / "points"
+        os.environ["UPGRADED_FAULTS"] = str(self.points)
+        self.addCleanup(os.environ.pop, "UPGRADED_FAULTS")
+        super().setUp()
+
+    @staticmethod
+    def names():
+        text = (ROOT / "daemon/fault_point.h").read_text()
+        return re.findall(r'POINT\(\w+, "([\w.-]+)"\)', text)
+
+    def passed(self):
+        seen = pathlib.Path(f"{self.points}.seen")
+        return seen.read_text().split()[::2] if seen.exists() else []
+
+    def killed_at(self, point, order="", both=False):
+        """One upgrade in which whoever comes to @point is killed. Returns the outcome; None: it never began."""
+        self.where = point
+        known = len(self.host.ctl("history", "tiny", "--limit", "0")[1][0].get("reports", []))
+        pathlib.Path(f"{self.points}.seen").unlink(missing_ok=True)
+        self.points.write_text(f"{point} kill\n")
+        source = self.guest.proof.pid
+        self.guest.order(*([order] if order else []))
+        attempt = self.host.begin(self.guest)
+        if both:
+            target = self.guest.await_fault()
+            self.guest.order()
+            for pid in (source, target):
+                os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: point in self.passed(), 20, lambda: f"{point} is passed{self.told()}")
+        if point.startswith("daemon."):
+            self.host.daemon.wait()
+            self.host.start()
+        wait_until(lambda: not self.host.workers() and not self.guest.show().get("upgrade_id"), 60,
+                   lambda: f"the end{self.told()}")
+        attempt.join()
+        self.points.unlink()
+        self.guest.order()
+        reports = self.host.ctl("history", "tiny", "--limit", "0")[1][0].get("reports", [])
+        outcome = reports[0]["outcome"] if len(reports) > known else None
+        self.check_guest(source if outcome in (None, "rolled_back") else None)
+        self.assertEqual(self.guest.proof.pid != source, outcome == "committed", f"{outcome}{self.told()}")
+        self.assertEqual(self.host.store.settle(), [], self.told())
+        return outcome
+
+    def all_at(self, points, **circumstances):
+        outcomes = {point: self.killed_at(point, **circumstances) for point in points}
+        print("\n  " + ", ".join(f"{p}: {o}" for p, o in outcomes.items()), file=sys.stderr)
+        self.assertNotIn("lost", outcomes.values())
+        self.points.write_text("")
+        self.upgrade()
+        return outcomes
+
+    def test_of_an_upgrade(self):
+        never = ("worker.undo", "worker.let-go", "worker.undone", "worker.rebuild-started")
+        points = [p for p in self.names() if p not in never]
+        outcomes = self.all_at(points)
+        self.assertEqual(outcomes["daemon.commit-due"], "rolled_back")
+        for point in ("daemon.commit-journaled", "worker.committed", "worker.ran"):
+            self.assertEqual(outcomes[point], "committed", point)
+
+    def test_of_a_rollback(self):
+        self.all_at(("worker.undo", "worker.let-go", "worker.undone", "worker.done", "daemon.report-received",
+                     "daemon.end-due", "daemon.end-journaled", "daemon.custody-cleared"), order="target loaded fail")
+
+    def test_of_a_rebuild(self):
+        points = ("worker.rebuild-started", "worker.commit-asked", "worker.committed", "worker.ran", "worker.finished",
+                  "daemon.commit-due", "daemon.commit-journaled", "daemon.commit-told", "daemon.report-received",
+                  "daemon.end-due", "daemon.end-journaled", "daemon.custody-cleared")
+        outcomes = self.all_at(points, order=f"target load sleep {4 * self.host.hold_ms}", both=True)
+        self.assertEqual(set(outcomes.values()), {"committed"})
 
 
 class RuntimeDirectory(Native):

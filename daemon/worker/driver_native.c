@@ -565,9 +565,9 @@ static int run(struct upgrade *u, struct error *err)
 			if (r < 0)
 				return r;
 		}
-		r = device_state_use(u->state);
+		r = hold_let_run(u, err);
 		if (r < 0)
-			return error_errno(err, r, "the device state cannot be marked as used");
+			return r;
 		r = ask_done(u, &n->target, &env, -EBADF, "the target to run the guest",
 			     &u->running_at_us, &lost);
 		/* It connects again, and to ask twice does no harm. */

@@ -657,9 +657,9 @@ static int run(struct upgrade *u, struct error *err)
 	if (r < 0)
 		return r;
 	/* From here on it may run: the next word may be its operator's. */
-	r = device_state_use(u->state);
+	r = hold_let_run(u, err);
 	if (r < 0)
-		return error_errno(err, r, "the device state cannot be marked as used");
+		return r;
 	if (u->plan && u->plan->paused)
 		return 0;
 	return qmp_execute(q->target_qmp, "cont", NULL, NULL, err);

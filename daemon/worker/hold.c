@@ -157,16 +157,25 @@ static bool is_dying(pid_t pid)
 	return !p || sscanf(p + 1, " %*c %*d %*d %*d %*d %*d %u", &flags) != 1 || flags & PF_EXITING;
 }
 
-int hold_let_go(struct upgrade *u, struct error *err)
+static int use_state(struct upgrade *u, pid_t pid, int pidfd, const char *who, struct error *err)
 {
 	int r;
 
-	if (wait_ended(u->source_pidfd, 0) ||
-	    (is_dying(u->start->vm->process->pid) && wait_ended(u->source_pidfd, DYING_MS)))
-		return error_set(err, -ESRCH, "the source has ended");
+	if (wait_ended(pidfd, 0) || (is_dying(pid) && wait_ended(pidfd, DYING_MS)))
+		return error_set(err, -ESRCH, "%s has ended", who);
 	r = device_state_use(u->state);
 	fault_point(FAULT_LET_GO);
 	return r < 0 ? error_errno(err, r, "the device state cannot be marked as used") : 0;
+}
+
+int hold_let_go(struct upgrade *u, struct error *err)
+{
+	return use_state(u, u->start->vm->process->pid, u->source_pidfd, "the source", err);
+}
+
+int hold_let_run(struct upgrade *u, struct error *err)
+{
+	return use_state(u, u->target.pid, u->target_pidfd, "the target", err);
 }
 
 /* 1: every thread is stopped or gone; 0: not yet. */

@@ -27,6 +27,9 @@ int hold_stop(int pidfd, struct error *err);
  */
 int hold_let_go(struct upgrade *u, struct error *err);
 
+/* The same for the target, after COMMIT. */
+int hold_let_run(struct upgrade *u, struct error *err);
+
 /* Waits until every thread of @pid is stopped or gone. 0 or as wait_for(). */
 int hold_wait(struct waiter *w, pid_t pid, struct error *err);
 

@@ -470,7 +470,8 @@ static void poison_noise(struct noise *noise)
 		return;
 
 	/* EBUSY as there are other users of the page, which is bad nevertheless. */
-	if (madvise((void *)noise->src_mem + offset, GMEM_PAGE_SIZE, MADV_HWPOISON) && errno == EBUSY)
+	if (madvise((void *)noise->src_mem + offset, GMEM_PAGE_SIZE, MADV_HWPOISON) &&
+	    errno == EBUSY)
 		noise->nr_refused++;
 	else
 		noise->nr_done++;

@@ -80,12 +80,22 @@ class Guest:
 
     serial = 0
 
+    # How its disk is attached: the name that it has in the guest, the drive, the devices.
+    DISKS = {
+        "virtio-blk": ("vda", "if=virtio", []),
+        "virtio-scsi": ("sda", "if=none,id=disk0",
+                        ["-device", "virtio-scsi-pci,id=scsi0", "-device", "scsi-hd,bus=scsi0.0,drive=disk0"]),
+        "nvme": ("nvme0n1", "if=none,id=disk0", ["-device", "nvme,serial=load,drive=disk0"]),
+        "ahci": ("sda", "if=none,id=disk0", ["-device", "ide-hd,drive=disk0"]),
+    }
+
     def __init__(self, name="vm", memory=512, smp=2, load_mem=128, machine=None, extra=(), cmdline="", vhost=True,
-                 virtio=True, heartbeat_us=1000):
+                 virtio=True, heartbeat_us=1000, disk=None, kernel=TOOLS / "bzImage", initrd=TOOLS / "load.img"):
         Guest.serial += 1
         self.name, self.memory, self.smp, self.load_mem, self.virtio = name, memory, smp, load_mem, virtio
         self.machine, self.extra, self.cmdline, self.vhost = machine, list(extra), cmdline, vhost
-        self.heartbeat_us = heartbeat_us
+        self.heartbeat_us, self.kernel, self.initrd = heartbeat_us, kernel, initrd
+        self.disk = disk or ("virtio-blk" if virtio else "ahci")
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix=f"guest-{name}-", dir="/var/tmp"))
         self.net = f"10.77.{Guest.serial}"
         self.tap = f"tap-{name}"[:15]
@@ -121,31 +131,30 @@ class Guest:
         """The VM's command line after the binary, as an operator would write it."""
         d = self.dir
         machine = self.machine or default_machine(next(iter(qemus().values())))
-        devices, disk = (self.virtio_devices(), "vda") if self.virtio else (self.emulated_devices(), "sda")
+        disk, drive, devices = self.DISKS[self.disk]
+        devices = ["-drive", f"file={d}/disk.qcow2,format=qcow2,{drive}", *devices]
+        devices += self.virtio_devices() if self.virtio else self.emulated_devices()
         report = "" if self.virtio else "load.report=/dev/ttyS1 load.report_ms=2000 "
         # Without the parameter KVM turns the clock back at any "cont", with or without an upgrade: docs/limits.md.
         append = (f"console=ttyS0 quiet no-kvmclock-vsyscall load.mem={self.load_mem} load.disk=/dev/{disk} {report}"
                   f"load.net={self.net}.2/24 load.peer={self.net}.1:7777 load.hb_us={self.heartbeat_us} {self.cmdline}")
         return ["-machine", machine, "-accel", "kvm", "-cpu", "host", "-smp", str(self.smp), "-m", str(self.memory),
                 "-nodefaults", "-display", "none", "-vga", "std",
-                "-kernel", str(TOOLS / "bzImage"), "-initrd", str(TOOLS / "load.img"), "-append", append.strip(),
+                "-kernel", str(self.kernel), "-initrd", str(self.initrd), "-append", append.strip(),
                 "-serial", f"file:{d}/console.log",
                 "-chardev", f"file,id=heartbeat,path={d}/heartbeat",
                 "-device", "isa-debugcon,iobase=0xe9,chardev=heartbeat",
                 "-chardev", f"file,id=report,path={d}/report"] + devices + self.extra
 
     def virtio_devices(self):
-        return ["-drive", f"file={self.dir}/disk.qcow2,if=virtio,format=qcow2",
-                "-netdev", f"tap,id=net0,ifname={self.tap},script=no,downscript=no,vhost={'on' if self.vhost else 'off'}",
+        return ["-netdev", f"tap,id=net0,ifname={self.tap},script=no,downscript=no,vhost={'on' if self.vhost else 'off'}",
                 "-device", "virtio-net-pci,netdev=net0",
                 "-device", "virtio-rng-pci", "-device", "virtio-balloon-pci", "-device", "virtio-serial-pci",
                 "-device", "virtserialport,name=org.upgraded.load,chardev=report"]
 
     def emulated_devices(self):
         """No virtio at all: what can cross from QEMU 10.0.13, see docs/limits.md."""
-        return ["-drive", f"file={self.dir}/disk.qcow2,if=none,id=disk0,format=qcow2",
-                "-device", "ide-hd,drive=disk0",
-                "-netdev", f"tap,id=net0,ifname={self.tap},script=no,downscript=no",
+        return ["-netdev", f"tap,id=net0,ifname={self.tap},script=no,downscript=no",
                 "-device", "e1000e,netdev=net0",
                 "-device", "isa-serial,chardev=report"]
 

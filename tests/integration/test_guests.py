@@ -150,7 +150,7 @@ GUESTS = {
 # What does not cross, from which QEMU to which, and what is said. docs/limits.md lists both.
 BLOCKED = {
     "nvme": {"disk": "nvme", "qemus": (NEW, NEW), "code": "source.blocked", "text": "non-migratable device: .*/nvme"},
-    "virtio_started_in_qemu_10_0_13": {"qemus": (OLD, NEW), "code": "target.virtio-ring", "text": "ring of 1024 entries"},
+    "virtio_started_in_10_0_13": {"qemus": (OLD, NEW), "code": "target.virtio-ring", "text": "ring of 1024 entries"},
 }
 
 

@@ -11,7 +11,7 @@ import statistics
 import threading
 import time
 
-from common import LIGHT, NEW, Attempt, Case, alive, ctl, daemon_pid, kept, saw, started, status_of, stop_shared, targets
+from common import LIGHT, NEW, Attempt, Case, alive, ctl, daemon_pid, kept, saw, sh, started, status_of, stop_shared, targets
 from host import Guest, ROLLED_BACK, default_machine, wait_until
 
 QEMUS = os.environ.get("UPGRADED_PATCHED_QEMUS", "").split(":")
@@ -36,6 +36,32 @@ def what_is_held(vmm):
             "slab_KiB": kib["SUnreclaim"], "tables_KiB": kib["PageTables"] + kib.get("SecPageTables", 0)}
 
 
+# Read by the daemon and the workers (daemon/fault_point.c); the tests here write it.
+FAULTS = pathlib.Path("/run/upgraded-faults/list")
+
+
+def take_faults():
+    """The daemon is started anew, and has faults when FAULTS says so."""
+    drop_in = pathlib.Path("/run/systemd/system/upgraded.service.d/faults.conf")
+    for path in (drop_in, FAULTS):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    drop_in.write_text(f"[Service]\nEnvironment=UPGRADED_FAULTS={FAULTS}\n")
+    sh("systemctl", "daemon-reload", check=True)
+    sh("systemctl", "stop", "upgraded.service", check=True)
+
+
+def fault(line):
+    FAULTS.with_name(FAULTS.name + ".seen").unlink(missing_ok=True)
+    FAULTS.write_text(line + "\n")
+
+
+def abort_when_held(attempt):
+    """The target owns the memory and has its page tables; the worker has not asked for COMMIT."""
+    seen = FAULTS.with_name(FAULTS.name + ".seen")
+    wait_until(lambda: seen.exists() and "worker.held" in seen.read_text(), 60, "the memory is handed over")
+    ctl("abort", attempt.name)
+
+
 def kill_target(attempt):
     for pid in targets() - attempt.before:
         os.kill(pid, signal.SIGKILL)
@@ -45,7 +71,19 @@ def hang_target(attempt):
     """For longer than the budget of the blackout."""
     for pid in targets() - attempt.before:
         os.kill(pid, signal.SIGSTOP)
-        threading.Timer(6, lambda p=pid: alive(p) and os.kill(p, signal.SIGCONT)).start()
+        threading.Timer(9, lambda p=pid: alive(p) and os.kill(p, signal.SIGCONT)).start()
+
+
+# What happens: a line for the fault points, and after which phase was entered whom it hits.
+MISHAPS = {
+    "target killed in prepare": ("", "prepare", kill_target),
+    "target killed in check": ("", "check", kill_target),
+    "target hung while the guest stands still": ("", "freeze", hang_target),
+    "worker killed in freeze": ("worker.frozen kill", "freeze", lambda a: None),
+    "worker killed in load": ("worker.loaded kill", "freeze", lambda a: None),
+    "worker killed in switch": ("worker.held kill", "freeze", lambda a: None),
+    "aborted in switch": ("worker.held sleep 4000", "freeze", abort_when_held),
+}
 
 
 def make(name, gmem=True, **options):
@@ -67,7 +105,7 @@ class Tiers(Case):
     def expected(self):
         return "stage2" if kernel_can() else "gmem"
 
-    def test_a_guest_goes_from_one_patched_qemu_to_the_other_or_falls_back(self):
+    def test_a_guest_crosses_two_patched_qemus_or_falls_back(self):
         guest = self.guest()
         source = self.begin(guest)
         before = guest.fresh_report()
@@ -130,21 +168,30 @@ class Tiers(Case):
         guest = self.guest()
         dice = random.Random(SEED)
         tables, held, phases = [], [], []
+        take_faults()
+        self.addCleanup(fault, "")
         for i in range(ROUNDS):
             source = guest.pid()
             guest.mark(self.id().rsplit(".", maxsplit=1)[-1])
             if i % 2:
-                phase, after = dice.choice(("prepare", "check", "freeze", "freeze", "freeze")), dice.uniform(0, 0.3)
-                fault = hang_target if phase == "freeze" else kill_target
-                attempt = Attempt(guest, QEMUS[1], "--max-blackout", "2000",
-                                  on={phase: lambda a, f=fault, s=after: threading.Timer(s, f, [a]).start()})
+                kind, after = dice.choice(tuple(MISHAPS)), dice.uniform(0, 0.3)
+                line, phase, mishap = MISHAPS[kind]
+                fault(line)
+                attempt = Attempt(guest, QEMUS[1], "--max-blackout", "6000",
+                                  on={phase: lambda a, f=mishap, s=after: threading.Timer(s, f, [a]).start()})
+                attempt.name = guest.name
                 status, report = attempt.wait()
+                fault("")
                 self.assertEqual(attempt.trouble, [])
                 self.assertIn((status, report["outcome"]), ((ROLLED_BACK, "rolled_back"), (0, "committed")), report)
-                if phase != "freeze" or status:
+                # Only who hangs for a while, or who asks, can come too late.
+                self.assertTrue(status or mishap in (hang_target, abort_when_held), report)
+                if status:
                     self.assertEqual(guest.pid(), source)
-                phases.append(report["failed_phase"] if status else "too late")
-                self.healthy(guest, f"round {i + 1}: {fault.__name__} {after * 1000:.0f} ms after {phase}: {phases[-1]}")
+                if status and kind == "aborted in switch" and kernel_can():
+                    self.assertGreater(int(report["handover"]["tables"]), 10, "the page tables did not come back")
+                phases.append(f"{kind}: {report['failed_phase'] if status else 'too late'}")
+                self.healthy(guest, f"round {i + 1}: {phases[-1]}, {after * 1000:.0f} ms after {phase}")
             else:
                 status, report = guest.upgrade(QEMUS[1])
                 self.committed(guest, status, report, source)
@@ -152,7 +199,7 @@ class Tiers(Case):
                 self.healthy(guest, f"round {i + 1}: {report['blackout_ms']:.0f} ms")
                 tables.append(int(report["handover"]["tables"]) if kernel_can() else 0)
                 held.append(what_is_held(guest.pid()))
-        saw(f"seed {SEED}; page tables handed over: {tables}; rolled back in: {phases}")
+        saw(f"seed {SEED}; page tables handed over: {tables}; rolled back: {phases}")
         self.nothing_grows(held)
 
     def nothing_grows(self, held):

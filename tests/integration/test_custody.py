@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 
-from common import NEW, Attempt, Case, alive, ctl, daemon_pid, saw, sh, shared, unit
+from common import NEW, Attempt, Case, alive, ctl, daemon_pid, processes, saw, sh, shared, unit
 from host import wait_until
 from test_foreign import Bare
 from test_rollback import Unstoppable
@@ -52,7 +52,7 @@ class Custody(Case):
         with Unstoppable(source):
             attempt = Attempt(guest, NEW, *HELD_OPEN)
             attempt.acted, attempt.on["switch"] = False, then
-            wait_until(lambda: attempt.acted or attempt.trouble or attempt.process.poll() is not None, 300,
+            wait_until(lambda: attempt.acted or attempt.trouble or attempt.report, 300,
                        "SWITCH is entered, and what is to be done there is done")
         self.assertEqual((attempt.trouble, attempt.acted), ([], True), attempt.report)
         return attempt
@@ -105,12 +105,14 @@ class Custody(Case):
         self.healthy(guest, "systemctl restart upgraded in SWITCH")
 
     def kill(self, attempt, source, daemon=False):
-        # The target first: without the source there is nothing to wait for, and it would be told to run.
-        pids = [attempt.target(), source]
-        if daemon:
-            pids.append(daemon_pid())
-        for pid in pids:
+        # At once: between one death and the next the worker would tell the other one to run.
+        workers = processes("upgraded-worker")
+        for pid in workers:
+            os.kill(pid, signal.SIGSTOP)
+        for pid in [attempt.target(), source] + [daemon_pid()] * daemon:
             os.kill(pid, signal.SIGKILL)
+        for pid in workers:
+            os.kill(pid, signal.SIGCONT)
 
     def test_both_vmms_killed_the_guest_goes_on_in_its_unit(self):
         guest = shared()

@@ -40,7 +40,10 @@ class Unstoppable(threading.Thread):
         self.ptrace(PTRACE_SEIZE)
         self.ready.set()
         while not self.end.wait(0.001):
-            pid, status = os.waitpid(self.pid, os.WNOHANG | WALL)
+            try:
+                pid, status = os.waitpid(self.pid, os.WNOHANG | WALL)
+            except ChildProcessError:
+                return  # it has ended
             if pid and os.WIFSTOPPED(status):
                 number = os.WSTOPSIG(status)
                 self.swallowed += number == signal.SIGSTOP

@@ -87,8 +87,14 @@ def stopped(pids):
     try:
         yield
     finally:
-        for pid in pids:
-            os.kill(pid, signal.SIGCONT)
+        go_on(pids)
+
+
+def go_on(pids):
+    """The silence so far is over before anything is measured."""
+    for pid in pids:
+        os.kill(pid, signal.SIGCONT)
+    time.sleep(2)
 
 
 def by_script(vm, name, binary):
@@ -177,12 +183,12 @@ def bench_tiers(options):
                 figures["stage2"].append(by_us(guest, f"stage2-{i}", options.patched))
                 figures["gmem"].append(by_us(guest, f"gmem-{i}", options.patched, "--no-stage2"))
                 with stopped([guest.pid()]):
-                    os.kill(vm.pid, signal.SIGCONT)
+                    go_on([vm.pid])
                     figures["bare"].append(by_script(vm, f"bare-{i}", options.binary))
                     figures["memfd"].append(lend(vm, f"memfd-{i}", options.binary))
                     os.kill(vm.pid, signal.SIGSTOP)
                 told(i, options.runs, figures)
-            os.kill(vm.pid, signal.SIGCONT)
+            go_on([vm.pid])
     finally:
         vm.stop()
         subprocess.run([UPGRADECTL, "forget", "plain"], capture_output=True)
@@ -202,7 +208,7 @@ def bench_tier_sizes(options):
         small.start(options.patched, ready=180)
         with stopped([small.pid()]), gmem_guest(options, "large", memory=8192, **{**LIGHT, "load_mem": 6144}) as large:
             large.start(options.patched, ready=600)
-            os.kill(small.pid(), signal.SIGCONT)
+            go_on([small.pid()])
             for i in range(options.runs):
                 for guest, other, key in ((small, large, "512"), (large, small, "8192")):
                     with stopped([other.pid()]):

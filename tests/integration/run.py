@@ -2,11 +2,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The integration tests, inside the emulated host: one line per test, as it ends.
 
-    testbed/run --share REPO -- python3 /mnt/share/tests/integration/run.py [--module NAME] [--results NAME] [PATTERN]...
+    testbed/run --share REPO -- python3 /mnt/share/tests/integration/run.py [--module NAME] [--results NAME] [--resume] [PATTERN]...
 
 PATTERN is a part of a test's name. --module runs test_NAME.py instead of the usual ones (tests/tiers/run does).
 The outcome of every test is in build/test-results/integration.json, or NAME.json, from the moment
-it ended, so a crash of this program or of the host costs the tests that were still to come, and is a failure itself."""
+it ended, so a crash of this program is a failure of one test. With --resume those that ended before are not run again: for
+a second host, where the first one failed."""
 
 import argparse
 import importlib
@@ -33,10 +34,18 @@ UNFINISHED = "the test was running when everything ended"
 class Results(unittest.TestResult):
     """Writes the file anew at the start and at the end of each test."""
 
-    def __init__(self, path):
+    def __init__(self, path, resume):
         super().__init__()
         self.path = path
         self.passed, self.failed, self.skips, self.begin = [], [], [], 0.0
+        if resume and path.exists():
+            before = json.loads(path.read_text())
+            self.passed, self.skips = before["passed"], before["skipped"]
+            self.failed = [f for f in before["failed"] if f["text"] != UNFINISHED]
+            tell(f"going on after {len(self.passed)} passed and {len(self.failed)} failed tests")
+
+    def ended(self, name):
+        return name in self.passed or any(t["name"] == name for t in self.failed + self.skips)
 
     @staticmethod
     def name(test):
@@ -104,11 +113,12 @@ def too_long(*_):
 
 def main(options):
     signal.signal(signal.SIGALRM, too_long)
-    results, begin = Results(RESULTS / f"{options.results}.json"), time.monotonic()
+    results, begin = Results(RESULTS / f"{options.results}.json", options.resume), time.monotonic()
     results.write()
     try:
         for test in tests([options.module] if options.module else MODULES, options.pattern):
-            test.run(results)
+            if not results.ended(results.name(test)):
+                test.run(results)
     finally:
         common.stop_shared()
     tell(f"{len(results.passed)} passed, {len(results.failed)} failed, {len(results.skips)} skipped "
@@ -120,5 +130,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--module")
     parser.add_argument("--results", default="integration")
+    parser.add_argument("--resume", action="store_true")
     parser.add_argument("pattern", nargs="*")
     sys.exit(main(parser.parse_args()))

@@ -41,6 +41,13 @@ def processes_naming(word):
     return found
 
 
+def parent(pid):
+    try:
+        return int(pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+    except OSError:
+        return None
+
+
 def wait_until(what, seconds=20):
     deadline = time.monotonic() + seconds
     while not what() and time.monotonic() < deadline:
@@ -138,6 +145,18 @@ class KernelOnly(TestCase):
         done = self.run_small("poweroff", "-f")
         self.assertEqual(done.returncode, 125)
         self.assertIn("ended before the command did", done.stderr)
+
+    def test_a_host_that_stands_still_is_125(self):
+        """As when emulation loses what would wake it: nobody waits for the time-out."""
+        with subprocess.Popen([RUN, "--kernel-only", "--share", self.share, "--timeout", "300", "--", "sh", "-c", "echo up; sleep 200"],
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT) as process:
+            self.assertEqual(process.stdout.readline(), "up\n")
+            [emulator] = [int(e.name) for e in pathlib.Path("/proc").iterdir() if e.name.isdigit() and parent(e.name) == process.pid
+                          and b"upgraded-testbed" in (e / "cmdline").read_bytes()]
+            os.kill(emulator, signal.SIGSTOP)
+            self.assertEqual(process.wait(90), 125)
+            self.assertIn("stands still", process.stderr.read())
+        self.assert_nothing_left()
 
     def test_a_kernel_that_is_none_is_125(self):
         bad = pathlib.Path(self.share, "bzImage")

@@ -168,6 +168,12 @@ static int use_state(struct upgrade *u, pid_t pid, int pidfd, const char *who, s
 	return r < 0 ? error_errno(err, r, "the device state cannot be marked as used") : 0;
 }
 
+void hold_see_out(struct upgrade *u)
+{
+	if (!wait_ended(u->source_pidfd, 0) && is_dying(u->start->vm->process->pid))
+		(void)wait_ended(u->source_pidfd, DYING_MS);
+}
+
 int hold_let_go(struct upgrade *u, struct error *err)
 {
 	return use_state(u, u->start->vm->process->pid, u->source_pidfd, "the source", err);

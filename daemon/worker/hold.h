@@ -30,6 +30,12 @@ int hold_let_go(struct upgrade *u, struct error *err);
 /* The same for the target, after COMMIT. */
 int hold_let_run(struct upgrade *u, struct error *err);
 
+/*
+ * Waits for the end of a source that was killed but is still exiting: only when it has
+ * ended can the daemon start a target from custody.
+ */
+void hold_see_out(struct upgrade *u);
+
 /* Waits until every thread of @pid is stopped or gone. 0 or as wait_for(). */
 int hold_wait(struct waiter *w, pid_t pid, struct error *err);
 

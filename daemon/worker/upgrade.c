@@ -231,6 +231,7 @@ static Upgraded__V1__Outcome go_back(struct upgrade *u, const char *why, struct 
 	if (u->driver->undo(u, &undo) < 0) {
 		_cleanup_error_ struct error first = ERROR_INIT;
 
+		hold_see_out(u);
 		error_move(&first, err);
 		error_set(err, undo.code, "%s; and the rollback failed: %s", first.text ?: "?",
 			  undo.text ?: "?");

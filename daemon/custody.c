@@ -24,6 +24,7 @@
 #include "fault_point.h"
 #include "log.h"
 #include "worker/device_state.h"
+#include "worker/held_item.h"
 
 #include <fcntl.h>
 #include <inttypes.h>
@@ -33,8 +34,10 @@
 
 /* The newest HeldItem that this understands. */
 #define HELD_VERSION 1
-#define HELD_MAX     (CUSTODY_BYTES_MAX + 1024 * 1024)
 #define WHOLE	     ".whole."
+
+_Static_assert(HELD_ITEM_MAX == CUSTODY_BYTES_MAX + 1024 * 1024,
+	       "what custody takes can be read back");
 
 typedef Upgraded__V1__HeldItem HeldItem;
 
@@ -357,23 +360,13 @@ void custody_leave(struct custody *c)
 
 static int read_whole(int fd, HeldItem **ret_held)
 {
-	_cleanup_free_ uint8_t *data = NULL;
 	HeldItem *held;
-	struct stat st;
+	int r;
 
-	if (fstat(fd, &st) < 0)
-		return -errno;
-	if (st.st_size <= 0 || st.st_size > HELD_MAX)
-		return -EBADMSG;
-	data = malloc((size_t)st.st_size);
-	if (!data)
-		return -ENOMEM;
-	if (pread(fd, data, (size_t)st.st_size, 0) != st.st_size)
-		return -EIO;
-	held = upgraded__v1__held_item__unpack(NULL, (size_t)st.st_size, data);
-	if (!held)
-		return -EBADMSG;
-	if (!held->put || !name_is_good(held->put->name) || held->n_fd > CUSTODY_FDS_MAX) {
+	r = held_item_read(fd, &held);
+	if (r < 0)
+		return r;
+	if (!name_is_good(held->put->name) || held->n_fd > CUSTODY_FDS_MAX) {
 		message_free(held);
 		return -EBADMSG;
 	}

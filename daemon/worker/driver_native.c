@@ -379,7 +379,13 @@ static int hand_over(struct upgrade *u, struct native *n, struct error *err)
 		return error_set(err, -EPROTO,
 				 "the target sent %zu descriptors where its VM was due", fds.n);
 	n->target_vm = scm_fds_take(&fds, 0);
-	return put_target_vm(u, n, err);
+	r = put_target_vm(u, n, err);
+	if (r < 0)
+		return r;
+	u->fds = (uint32_t)n->fds.n;
+	/* The target and custody have them. */
+	scm_fds_close(&n->fds);
+	return 0;
 }
 
 static int prepare(struct upgrade *u, struct error *err)
@@ -399,13 +405,7 @@ static int prepare(struct upgrade *u, struct error *err)
 	r = borrow(u, &n->target, &u->target, err);
 	if (r < 0)
 		return r;
-	r = hand_over(u, n, err);
-	if (r < 0)
-		return r;
-	u->fds = (uint32_t)n->fds.n;
-	/* The target and custody have them. */
-	scm_fds_close(&n->fds);
-	return 0;
+	return hand_over(u, n, err);
 }
 
 /* ---- verify ----------------------------------------------------------- */
@@ -742,13 +742,7 @@ static int rebuild(struct upgrade *u, struct error *err)
 		r = hold_start_again(u, err);
 	if (r >= 0)
 		r = borrow(u, &n->target, &u->target, err);
-	if (r >= 0)
-		r = hand_over(u, n, err);
-	if (r < 0)
-		return r;
-	u->fds = (uint32_t)n->fds.n;
-	scm_fds_close(&n->fds);
-	return 0;
+	return r < 0 ? r : hand_over(u, n, err);
 }
 
 /* ---- the rest ------------------------------------------------------------ */

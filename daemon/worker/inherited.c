@@ -8,13 +8,12 @@
 #include "inherited.h"
 
 #include "cleanup.h"
+#include "held_item.h"
 #include "wire.h"
 
 #include <fcntl.h>
 #include <string.h>
-#include <sys/stat.h>
 
-#define HELD_MAX   (65 * 1024 * 1024)
 #define PATIENCE_MS 10000
 
 static void item_clear(struct inherited_item *item)
@@ -33,24 +32,6 @@ void inherited_clear(struct inherited *in)
 		item_clear(&in->v[i]);
 	free(in->v);
 	*in = (struct inherited)INHERITED_INIT;
-}
-
-static int read_held(int fd, Upgraded__V1__HeldItem **ret_held)
-{
-	_cleanup_free_ uint8_t *data = NULL;
-	struct stat st;
-
-	if (fstat(fd, &st) < 0)
-		return -errno;
-	if (st.st_size <= 0 || st.st_size > HELD_MAX)
-		return -EBADMSG;
-	data = malloc((size_t)st.st_size);
-	if (!data)
-		return -ENOMEM;
-	if (pread(fd, data, (size_t)st.st_size, 0) != st.st_size)
-		return -EIO;
-	*ret_held = upgraded__v1__held_item__unpack(NULL, (size_t)st.st_size, data);
-	return *ret_held && (*ret_held)->put ? 0 : -EBADMSG;
 }
 
 static int append(struct inherited_item *item, struct scm_fds *fds, size_t first)
@@ -87,7 +68,7 @@ static int receive(int sock, struct inherited_item *item)
 		if (item->held) {
 			r = append(item, &fds, 0);
 		} else {
-			r = read_held(fds.fd[0], &item->held);
+			r = held_item_read(fds.fd[0], &item->held);
 			if (r >= 0)
 				r = append(item, &fds, 1);
 		}

@@ -2,13 +2,11 @@
 """What is in custody outlives whoever dies. The upgrade is held open in SWITCH: the device state is whole, the target has
 loaded it, and nobody was told to run."""
 
-import json
 import os
 import signal
-import socket
 
 from common import NEW, Attempt, Case, alive, ctl, daemon_pid, processes, saw, sh, shared, unit
-from host import wait_until
+from host import status_by_qmp, wait_until
 from test_foreign import Bare
 from test_rollback import Unstoppable
 
@@ -21,20 +19,6 @@ def stored():
 
 def wait_stored(number):
     wait_until(lambda: stored() == number, 20, f"{number} descriptors in the store")
-
-
-def status_by_qmp(path):
-    with socket.socket(socket.AF_UNIX) as s:
-        s.settimeout(60)
-        s.connect(str(path))
-        lines = s.makefile("rw")
-        lines.readline()
-        for command in ("qmp_capabilities", "query-status"):
-            lines.write(json.dumps({"execute": command}) + "\n")
-            lines.flush()
-            while "return" not in (answer := json.loads(lines.readline())):
-                pass
-        return answer["return"]["status"]
 
 
 def settled(name):
@@ -150,7 +134,7 @@ class Custody(Case):
         pid = ctl("show", vm.name)[1][-1]["process"]["pid"]
         self.assertTrue(alive(pid))
         self.assertNotEqual(pid, source)
-        self.assertEqual(status_by_qmp(vm.dir / "mine"), "running")
+        self.assertEqual(status_by_qmp(vm.dir / "mine", 60), "running")
         wait_stored(0)
         saw(f"process {source} and its target were killed, {pid} goes on")
         return pid

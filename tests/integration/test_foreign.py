@@ -2,18 +2,16 @@
 """VMs that upgraded did not start: adopted, and upgraded like its own."""
 
 import grp
-import json
 import os
 import pathlib
 import resource
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 
 from common import LIGHT, NEW, OLD, Attempt, Case, alive, ctl, saw, status_of, stop_shared
-from host import LOST, REFUSED, Guest, default_machine, wait_until
+from host import LOST, REFUSED, Guest, default_machine, status_by_qmp, wait_until
 
 NOBODY = 65534
 FILES = 4321  # a limit that nothing else has
@@ -81,17 +79,7 @@ class Bare:
 
     def run_state(self):
         """What our own monitor says of the guest; it is at the same path after an upgrade."""
-        with socket.socket(socket.AF_UNIX) as s:
-            s.settimeout(20)
-            s.connect(str(self.dir / "mine"))
-            with s.makefile("rw") as f:
-                f.readline()
-                for command in ("qmp_capabilities", "query-status"):
-                    f.write(json.dumps({"execute": command}) + "\n")
-                    f.flush()
-                    while "return" not in (answer := json.loads(f.readline())):
-                        pass
-        return answer["return"]["status"]
+        return status_by_qmp(self.dir / "mine")
 
 
 class ByHand(Guest):

@@ -38,6 +38,7 @@ def what_is_held(vmm):
 
 # Read by the daemon and the workers (daemon/fault_point.c); the tests here write it.
 FAULTS = pathlib.Path("/run/upgraded-faults/list")
+FAULTS_SEEN = FAULTS.with_name("list.seen")
 
 
 def take_faults():
@@ -51,14 +52,13 @@ def take_faults():
 
 
 def fault(line):
-    FAULTS.with_name(FAULTS.name + ".seen").unlink(missing_ok=True)
+    FAULTS_SEEN.unlink(missing_ok=True)
     FAULTS.write_text(line + "\n")
 
 
 def abort_when_held(attempt):
     """The target owns the memory and has its page tables; the worker has not asked for COMMIT."""
-    seen = FAULTS.with_name(FAULTS.name + ".seen")
-    wait_until(lambda: seen.exists() and "worker.held" in seen.read_text(), 60, "the memory is handed over")
+    wait_until(lambda: FAULTS_SEEN.exists() and "worker.held" in FAULTS_SEEN.read_text(), 60, "the memory is handed over")
     ctl("abort", attempt.name)
 
 

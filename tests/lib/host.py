@@ -65,6 +65,21 @@ def hmp(path, *commands):
                      if "\x1b" not in line and not line.startswith(("FPR", "XMM", "FCW", "DR")))
 
 
+def status_by_qmp(path, seconds=20):
+    """What the QMP monitor at the path says of the guest: "running", "paused"."""
+    with socket.socket(socket.AF_UNIX) as s:
+        s.settimeout(seconds)
+        s.connect(str(path))
+        with s.makefile("rw") as lines:
+            lines.readline()
+            for command in ("qmp_capabilities", "query-status"):
+                lines.write(json.dumps({"execute": command}) + "\n")
+                lines.flush()
+                while "return" not in (answer := json.loads(lines.readline())):
+                    pass
+    return answer["return"]["status"]
+
+
 def wait_until(condition, seconds, what):
     """Polls until condition() is true; what is said when it never is."""
     deadline = time.monotonic() + seconds

@@ -432,6 +432,39 @@ TEST_F(race, pre_faulting)
 	assert_all_is_well(&self->src, &self->dst);
 }
 
+static void src_memslot_noise(struct noise *noise)
+{
+	vm_set_user_memory_region(noise->src->vm, HVA_SLOT, 0, HVA_GPA, HVA_SIZE, noise->src_mem);
+	vm_set_user_memory_region(noise->src->vm, HVA_SLOT, 0, HVA_GPA, 0, NULL);
+	noise->nr_done++;
+}
+
+/*
+ * A deleted memslot makes the root obsolete, under the feet of a vCPU that faults
+ * in another memslot.  Without a transfer: it would find that vCPU busy forever.
+ */
+TEST_F(race, pre_faulting_while_memslots_come_and_go)
+{
+	struct noise noise = { &self->src, &self->dst, src_memslot_noise };
+	struct timespec start;
+	u64 nr = 0;
+
+	noise.src_mem = kvm_mmap(HVA_SIZE, PROT_READ | PROT_WRITE,
+				 MAP_PRIVATE | MAP_ANONYMOUS, -1);
+	kvm_pthread_create(&noise.thread, NULL, noise_thread, &noise);
+	clock_gettime(CLOCK_MONOTONIC, &start);
+	do {
+		TEST_ASSERT_EQ(gmem_pre_fault(&self->src, GMEM_GPA, GMEM_SIZE), 0);
+		nr++;
+	} while (!time_is_up(start));
+	WRITE_ONCE(noise.stop, true);
+	kvm_pthread_join(noise.thread, NULL);
+
+	ksft_print_msg("Pre-faulted %lu times, while a memslot was deleted %lu times\n",
+		       nr, noise.nr_done);
+	assert_all_is_well(&self->src, &self->dst);
+}
+
 static void link_noise(struct noise *noise)
 {
 	struct gmem_vm g = { .vm = vm_create_barebones() };

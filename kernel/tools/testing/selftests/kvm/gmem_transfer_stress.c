@@ -590,6 +590,19 @@ static void op_hva_slot(void)
 
 /* Guests */
 
+/* Completes MMIO.  A VM that is parked doesn't, but will once it runs again. */
+static int run_for_immediate_exit(struct vm *vm, int i)
+{
+	int r;
+
+	vm->runs[i]->immediate_exit = 1;
+	r = ioctl(vm->vcpu_fds[i], KVM_RUN, NULL) ? -errno : 0;
+	vm->runs[i]->immediate_exit = 0;
+	if (r == -EINTR)
+		vm->mmio[i] = false;
+	return r;
+}
+
 /* Or else KVM completes the old instruction on top of the registers of a new job. */
 static int complete_mmio(struct vm *vm, int i)
 {
@@ -598,14 +611,8 @@ static int complete_mmio(struct vm *vm, int i)
 	if (!vm->mmio[i])
 		return 0;
 
-	vm->runs[i]->immediate_exit = 1;
-	r = ioctl(vm->vcpu_fds[i], KVM_RUN, NULL) ? -errno : 0;
-	vm->runs[i]->immediate_exit = 0;
-	if (r != -EINTR)
-		return r ?: -EIO;
-
-	vm->mmio[i] = false;
-	return 0;
+	r = run_for_immediate_exit(vm, i);
+	return r == -EINTR ? 0 : r ?: -EIO;
 }
 
 /* Returns 0 if the guest did the job, or a negative errno, or an exit reason. */
@@ -743,10 +750,7 @@ static void op_immediate_exit(void)
 	if (vm->fd < 0 || vm->vcpu_fds[i] < 0 || !vm->runs[i]) {
 		count(OP_IMMEDIATE_EXIT, OUTCOME_NOTHING);
 	} else {
-		vm->runs[i]->immediate_exit = 1;
-		count_ret(OP_IMMEDIATE_EXIT, ioctl(vm->vcpu_fds[i], KVM_RUN, NULL));
-		vm->runs[i]->immediate_exit = 0;
-		vm->mmio[i] = false;
+		count_run(OP_IMMEDIATE_EXIT, run_for_immediate_exit(vm, i));
 	}
 	pthread_mutex_unlock(&vm->vcpu_locks[i]);
 	pthread_rwlock_unlock(&vm->life);
@@ -934,13 +938,8 @@ static bool is_parked(int v)
 	bool parked = false;
 
 	pthread_mutex_lock(&vm->vcpu_locks[0]);
-	if (vm->runs[0]) {
-		vm->runs[0]->immediate_exit = 1;
-		parked = ioctl(vm->vcpu_fds[0], KVM_RUN, NULL) && errno == ESTALE;
-		vm->runs[0]->immediate_exit = 0;
-		if (!parked)
-			vm->mmio[0] = false;
-	}
+	if (vm->runs[0])
+		parked = run_for_immediate_exit(vm, 0) == -ESTALE;
 	pthread_mutex_unlock(&vm->vcpu_locks[0]);
 
 	return parked;

@@ -228,16 +228,26 @@ static char *size_words(struct planner *p)
 	return plan_format(p, "%s%s", s, s[strspn(s, "0123456789")] ? "" : "M");
 }
 
+/* Is all of the memory in backends that another process can map? */
+static bool is_backed(struct planner *p)
+{
+	/* The machine makes a backend of its own then, which is shared. */
+	if (!p->ram_backend && !p->memdevs)
+		return p->guest_memfd;
+	if (p->ram_backend && !is_backend(p, p->ram_backend))
+		return false;
+	for (char **id = p->memdevs; id && *id; id++) {
+		if (!is_backend(p, *id))
+			return false;
+	}
+	return true;
+}
+
 void memory_finish(struct planner *p)
 {
 	_cleanup_free_ char *size = size_words(p), *remedy = NULL;
-	bool backed = p->ram_backend && is_backend(p, p->ram_backend);
 
-	for (char **id = p->memdevs; id && *id; id++)
-		backed = is_backend(p, *id);
-	/* The machine makes a backend of its own then, which is shared. */
-	backed |= p->guest_memfd && !p->ram_backend && !p->memdevs;
-	if (!backed || p->mem_path || p->numa_plain) {
+	if (!is_backed(p) || p->mem_path || p->numa_plain) {
 		remedy = plan_format(p, "Start the guest with -object memory-backend-memfd,id=ram0,"
 				     "size=%s,share=on -machine memory-backend=ram0%s (libvirt: "
 				     "<memoryBacking><source type='memfd'/><access mode='shared'/>"

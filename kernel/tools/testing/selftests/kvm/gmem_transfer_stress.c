@@ -645,8 +645,9 @@ static int run_guest_job(int v, int i, u32 code, u32 gpa, u32 *value)
 	if (!r && vm->runs[i]->exit_reason != KVM_EXIT_HLT)
 		r = vm->runs[i]->exit_reason;
 	vm->mmio[i] = r == KVM_EXIT_MMIO;
-	if (!r) {
-		ioctl(vm->vcpu_fds[i], KVM_GET_REGS, &regs);
+	/* By now it may be parked or dead, and what it read remains unknown. */
+	if (!r && code == CODE_READ) {
+		r = ioctl(vm->vcpu_fds[i], KVM_GET_REGS, &regs) ? -errno : 0;
 		*value = regs.rax;
 	}
 out:
@@ -762,9 +763,13 @@ static void op_pre_fault(void)
 		.gpa = mem_gpa(rnd(NR_MEMS)),
 		.size = MEM_SIZE,
 	};
-	int fd = READ_ONCE(vms[random_vm()].vcpu_fds[rnd(NR_VCPUS)]);
+	struct vm *vm = &vms[random_vm()];
+	int i = rnd(NR_VCPUS);
 
-	count_ret(OP_PRE_FAULT, ioctl(fd, KVM_PRE_FAULT_MEMORY, &args));
+	/* It leaves an exit reason behind if it fails, as KVM_RUN does. */
+	pthread_mutex_lock(&vm->vcpu_locks[i]);
+	count_ret(OP_PRE_FAULT, ioctl(READ_ONCE(vm->vcpu_fds[i]), KVM_PRE_FAULT_MEMORY, &args));
+	pthread_mutex_unlock(&vm->vcpu_locks[i]);
 }
 
 static void op_state(void)

@@ -217,7 +217,7 @@ class Debian(TestCase):
     def test_systemd_runs_without_failed_units(self):
         done = run("--share", self.share, "--timeout", "200", "--", "sh", "-c",
                    "ps -p 1 -o comm=; systemctl is-system-running; systemctl --failed --no-legend --plain; id -un; pwd; . /etc/os-release; echo $VERSION_CODENAME")
-        self.assertEqual(done.stdout, "systemd\nrunning\nroot\n/root\ntrixie\n", done.stderr)
+        self.assertEqual((done.returncode, done.stdout), (0, "systemd\nrunning\nroot\n/root\ntrixie\n"), done.stderr)
         self.assert_nothing_left()
 
     def test_two_runs_at_once_do_not_meet(self):

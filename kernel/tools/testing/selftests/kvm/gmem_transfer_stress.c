@@ -748,11 +748,10 @@ static void op_immediate_exit(void)
 		return;
 	}
 	pthread_mutex_lock(&vm->vcpu_locks[i]);
-	if (vm->fd < 0 || vm->vcpu_fds[i] < 0 || !vm->runs[i]) {
+	if (vm->fd < 0 || vm->vcpu_fds[i] < 0 || !vm->runs[i])
 		count(OP_IMMEDIATE_EXIT, OUTCOME_NOTHING);
-	} else {
+	else
 		count_run(OP_IMMEDIATE_EXIT, run_for_immediate_exit(vm, i));
-	}
 	pthread_mutex_unlock(&vm->vcpu_locks[i]);
 	pthread_rwlock_unlock(&vm->life);
 }

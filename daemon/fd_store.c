@@ -29,6 +29,8 @@
 #include <sys/syscall.h>
 #include <systemd/sd-daemon.h>
 
+#define RETRY_US (1000 * 1000ULL)
+
 #ifndef F_DUPFD_QUERY
 #define F_DUPFD_QUERY 1027
 #endif
@@ -39,6 +41,7 @@ struct entry {
 	dev_t dev;
 	ino_t ino;
 	unsigned users;
+	bool leaving; /* systemd could not be told yet */
 };
 
 struct fd_store {
@@ -46,12 +49,26 @@ struct fd_store {
 	size_t n;
 	uint64_t serial; /* of the last name given */
 	bool failed;	 /* said so already */
+	sd_event_source *retry;
 };
 
-int fd_store_new(struct fd_store **ret_store)
+static int on_retry(sd_event_source *source, uint64_t usec, void *userdata);
+
+int fd_store_new(sd_event *event, struct fd_store **ret_store)
 {
-	*ret_store = calloc(1, sizeof(**ret_store));
-	return *ret_store ? 0 : -ENOMEM;
+	struct fd_store *s = calloc(1, sizeof(*s));
+	int r;
+
+	if (!s)
+		return -ENOMEM;
+	/* Made now, as it is needed when there is no room for anything. */
+	r = sd_event_add_time(event, &s->retry, CLOCK_MONOTONIC, UINT64_MAX, 0, on_retry, s);
+	if (r < 0) {
+		free(s);
+		return r;
+	}
+	*ret_store = s;
+	return 0;
 }
 
 static void entry_clear(struct entry *e)
@@ -67,6 +84,7 @@ void fd_store_freep(struct fd_store **store)
 	for (size_t i = 0; i < (*store)->n; i++)
 		entry_clear(&(*store)->v[i]);
 	free((*store)->v);
+	sd_event_source_disable_unref((*store)->retry);
 	free(*store);
 	*store = NULL;
 }
@@ -90,7 +108,7 @@ static int enter(struct fd_store *s, char *name, int fd, unsigned users)
 	s->v = v;
 	if (fstat(fd, &st) < 0)
 		return -errno;
-	v[s->n++] = (struct entry){ name, fd, st.st_dev, st.st_ino, users };
+	v[s->n++] = (struct entry){ name, fd, st.st_dev, st.st_ino, users, false };
 	return 0;
 }
 
@@ -117,16 +135,19 @@ static struct entry *find_open_file(const struct fd_store *s, int fd)
 	return NULL;
 }
 
-static void say(struct fd_store *s, const char *state, const int *fd)
+static int say(struct fd_store *s, const char *state, const int *fd)
 {
 	int r = sd_pid_notify_with_fds(0, false, state, fd, fd ? 1 : 0);
 
+	if (r >= 0)
+		s->failed = false;
 	if (r >= 0 || s->failed)
-		return;
+		return r;
 	s->failed = true;
 	log_line(LOG_WARNING,
 		 "systemd's fd store cannot be used (%s): a restart of upgraded loses custody",
 		 strerror(-r));
+	return r;
 }
 
 int fd_store_inherit(struct fd_store *s, const char *name, int fd)
@@ -163,6 +184,7 @@ int fd_store_add(struct fd_store *s, uint64_t id, const char *item, int fd, char
 		if (!again)
 			return -ENOMEM;
 		e->users++;
+		e->leaving = false;
 		*ret_name = TAKE_PTR(again);
 		return 0;
 	}
@@ -202,14 +224,31 @@ int fd_store_use(struct fd_store *s, const char *name)
 	return e->fd;
 }
 
+/* What systemd keeps pins a guest's memory: this goes on until it has been told. */
 static void take_out(struct fd_store *s, struct entry *e)
 {
 	char state[FD_STORE_NAME + 32];
 
 	snprintf(state, sizeof(state), "FDSTOREREMOVE=1\nFDNAME=%.*s", FD_STORE_NAME, e->name);
-	say(s, state, NULL);
+	if (say(s, state, NULL) < 0) {
+		e->leaving = true;
+		(void)sd_event_source_set_time_relative(s->retry, RETRY_US);
+		(void)sd_event_source_set_enabled(s->retry, SD_EVENT_ONESHOT);
+		return;
+	}
 	entry_clear(e);
 	*e = s->v[--s->n];
+}
+
+static int on_retry(sd_event_source *source, uint64_t usec, void *userdata)
+{
+	struct fd_store *s = userdata;
+
+	/* From the end: taking one out brings the last one to its place. */
+	for (size_t i = s->n; i-- > 0;)
+		if (s->v[i].leaving)
+			take_out(s, &s->v[i]);
+	return 0;
 }
 
 void fd_store_drop(struct fd_store *s, const char *name)
@@ -222,11 +261,9 @@ void fd_store_drop(struct fd_store *s, const char *name)
 
 void fd_store_drop_unused(struct fd_store *s)
 {
-	for (size_t i = 0; i < s->n;) {
-		if (s->v[i].users) {
-			i++;
+	for (size_t i = s->n; i-- > 0;) {
+		if (s->v[i].users || s->v[i].leaving)
 			continue;
-		}
 		log_line(LOG_INFO, "%s in systemd's fd store belongs to nothing, removed",
 			 s->v[i].name);
 		take_out(s, &s->v[i]);

@@ -7,6 +7,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <systemd/sd-event.h>
 
 /* Every name of ours begins with it: "upgrade-17.cpr.4". */
 #define FD_STORE_PREFIX "upgrade-"
@@ -14,7 +15,8 @@
 
 struct fd_store;
 
-int fd_store_new(struct fd_store **ret_store);
+/* @event: where it tries again to take out what could not be, every second. */
+int fd_store_new(sd_event *event, struct fd_store **ret_store);
 
 /* Closes everything here; systemd keeps what it has. */
 void fd_store_freep(struct fd_store **store);

@@ -60,6 +60,7 @@
 /* systemd waits before it starts a unit anew: RestartSec=, and its own work. */
 #define PLACE_US	  (30 * 1000000ULL)
 #define PLACE_INTERVAL_US (100 * 1000ULL)
+#define SHORTAGE_INTERVAL_US (1000 * 1000ULL)
 
 struct upgrade {
 	struct upgrade *next;
@@ -71,10 +72,12 @@ struct upgrade {
 	int source_pidfd; /* stays ours when the source has ended */
 	struct worker_process *worker;
 	uint64_t next_worker_mode; /* enum WorkerMode of the worker that runs or comes next */
-	sd_event_source *later;	   /* a recovery that waits: for time, or for a past worker */
+	sd_event_source *later;	   /* a recovery that waits; there from the beginning */
+	sd_event_source *past_exit; /* of a past worker */
 	int past_worker;	   /* pidfd of a worker of the daemon before us */
 	sd_event_source *past_limit;
 	unsigned tries;
+	int short_of; /* errno: why no worker could be started the last time */
 	Process place;	   /* pid 0: of the source, or of nobody */
 	uint64_t place_until_us;
 	bool no_place;	   /* there will be none */
@@ -134,6 +137,7 @@ static void upgrade_freep(struct upgrade **up)
 	native_take_back(u->ctx, u->worker);
 	worker_process_freep(&u->worker);
 	sd_event_source_disable_unref(u->later);
+	sd_event_source_disable_unref(u->past_exit);
 	sd_event_source_disable_unref(u->past_limit);
 	closep(&u->past_worker);
 	closep(&u->source_pidfd);
@@ -536,7 +540,6 @@ static int on_message(Envelope *env, struct scm_fds *fds, void *userdata)
 /* ---- workers ---- */
 
 static void recover(struct upgrade *u, const char *why);
-static int on_recovery(sd_event_source *s, uint64_t usec, void *userdata);
 static bool can_rebuild(struct upgrade *u);
 
 /* The guest is not lost while it is in custody. */
@@ -627,6 +630,13 @@ static bool can_rebuild(struct upgrade *u)
 	       ((u->rebuilds && !u->committed) || target_has_ended(u));
 }
 
+/* on_recovery() is called in a while. Takes no memory: it may be for want of it. */
+static void recover_in(struct upgrade *u, uint64_t delay_us)
+{
+	(void)sd_event_source_set_time_relative(u->later, delay_us);
+	(void)sd_event_source_set_enabled(u->later, SD_EVENT_ONESHOT);
+}
+
 /* -EAGAIN: there is none yet, and on_recovery() is called again. */
 static int find_place(struct upgrade *u)
 {
@@ -647,9 +657,8 @@ static int find_place(struct upgrade *u)
 		       "%s is not started anew: nowhere to bring the guest back to",
 		       u->vm->pb->unit);
 	}
-	r = sd_event_add_time_relative(u->ctx->event, &u->later, CLOCK_MONOTONIC, PLACE_INTERVAL_US,
-				       0, on_recovery, u);
-	return r < 0 ? r : -EAGAIN;
+	recover_in(u, PLACE_INTERVAL_US);
+	return -EAGAIN;
 }
 
 /*
@@ -747,6 +756,13 @@ static int run_worker(struct upgrade *u, Upgraded__V1__WorkerMode mode, struct e
 	return 0;
 }
 
+/* Errors that are about this machine at this moment. */
+static bool may_pass(int r)
+{
+	return r == -ENOMEM || r == -EMFILE || r == -ENFILE || r == -EAGAIN || r == -ENOSPC ||
+	       r == -EDQUOT || r == -EROFS || r == -EIO;
+}
+
 static int on_recovery(sd_event_source *s, uint64_t usec, void *userdata)
 {
 	Upgraded__V1__WorkerMode mode = UPGRADED__V1__WORKER_MODE__WORKER_ROLLBACK;
@@ -754,7 +770,6 @@ static int on_recovery(sd_event_source *s, uint64_t usec, void *userdata)
 	struct upgrade *u = userdata;
 	int r = 0;
 
-	u->later = sd_event_source_disable_unref(u->later);
 	if (can_rebuild(u)) {
 		r = find_place(u);
 		if (r == -EAGAIN)
@@ -769,6 +784,16 @@ static int on_recovery(sd_event_source *s, uint64_t usec, void *userdata)
 		tell_manager(u);
 	if (r >= 0)
 		r = run_worker(u, mode, &err);
+	if (may_pass(r)) {
+		/* A guest that stands still gains nothing if this gives up. */
+		if (!u->short_of)
+			log_vm(LOG_ERR, u->vm->pb->name, u->start->upgrade_id,
+			       "no worker can be started yet: %s", err.text ?: strerror(-r));
+		u->short_of = -r;
+		recover_in(u, SHORTAGE_INTERVAL_US);
+		return 0;
+	}
+	u->short_of = 0;
 	if (r < 0)
 		recover(u, err.text ?: "out of memory");
 	return 0;
@@ -789,10 +814,8 @@ static void recover(struct upgrade *u, const char *why)
 		u->failure = strdup(why);
 		u->failed_phase = u->phase;
 	}
-	if (u->tries < RECOVERY_TRIES &&
-	    sd_event_add_time_relative(u->ctx->event, &u->later, CLOCK_MONOTONIC,
-				       delay_us[u->tries], 0, on_recovery, u) >= 0) {
-		u->tries++;
+	if (u->tries < RECOVERY_TRIES) {
+		recover_in(u, delay_us[u->tries++]);
 		tell_text(u, why);
 		return;
 	}
@@ -884,7 +907,9 @@ static int upgrade_new(struct context *ctx, struct vm *vm, struct upgrade **ret_
 	u->custody.store = ctx->fd_store;
 	u->start = message_new(&upgraded__v1__worker_start__descriptor);
 	u->spare = message_new(&upgraded__v1__report__descriptor);
-	if (!u->spare || !u->start || !(u->start->vm = message_copy(vm->pb)))
+	if (!u->spare || !u->start || !(u->start->vm = message_copy(vm->pb)) ||
+	    sd_event_add_time(ctx->event, &u->later, CLOCK_MONOTONIC, UINT64_MAX, 0, on_recovery,
+			      u) < 0)
 		return -ENOMEM;
 	*ret_upgrade = TAKE_PTR(u);
 	return 0;
@@ -966,6 +991,7 @@ static int on_past_worker(sd_event_source *s, int fd, uint32_t revents, void *us
 	struct upgrade *u = userdata;
 
 	u->past_limit = sd_event_source_disable_unref(u->past_limit);
+	u->past_exit = sd_event_source_disable_unref(u->past_exit);
 	closep(&u->past_worker);
 	return on_recovery(NULL, 0, u);
 }
@@ -985,7 +1011,8 @@ static int await_past_worker(struct upgrade *u)
 {
 	int r;
 
-	r = sd_event_add_io(u->ctx->event, &u->later, u->past_worker, EPOLLIN, on_past_worker, u);
+	r = sd_event_add_io(u->ctx->event, &u->past_exit, u->past_worker, EPOLLIN, on_past_worker,
+			    u);
 	if (r < 0)
 		return r;
 	return sd_event_add_time_relative(u->ctx->event, &u->past_limit, CLOCK_MONOTONIC,
@@ -1039,8 +1066,7 @@ int upgrade_resume(struct context *ctx, struct vm *vm, const struct unfinished *
 	if (work_dir_open_worker(u->start->work_dir, &u->past_worker) >= 0)
 		r = await_past_worker(u);
 	else
-		r = sd_event_add_time_relative(ctx->event, &u->later, CLOCK_MONOTONIC, 0, 0,
-					       on_recovery, u);
+		recover_in(u, 0);
 	if (r < 0)
 		return error_errno(err, r, "no recovery");
 	log_vm(LOG_NOTICE, vm->pb->name, u->start->upgrade_id,

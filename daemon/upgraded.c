@@ -273,7 +273,7 @@ static int open_all(struct context *ctx, struct error *err)
 		vms = NULL;
 		return error_set(err, -ENOMEM, "out of memory");
 	}
-	r = fd_store_new(&ctx->fd_store);
+	r = fd_store_new(ctx->event, &ctx->fd_store);
 	if (r < 0)
 		return error_set(err, r, "out of memory");
 	r = journal_open(ctx->options.runtime_dir, &ctx->journal, err);

@@ -237,13 +237,24 @@ static void systemd_end(struct systemd *s)
 	unsetenv("NOTIFY_SOCKET");
 }
 
+static struct fd_store *new_store(void)
+{
+	struct fd_store *store;
+	sd_event *event;
+
+	assert_true(sd_event_default(&event) >= 0);
+	assert_int_equal(fd_store_new(event, &store), 0);
+	sd_event_unref(event);
+	return store;
+}
+
 /* The next daemon, which gets the first @n of what the store has. */
 static struct fd_store *next_daemon(struct systemd *s, size_t n)
 {
 	struct fd_store *store;
 
 	systemd_obey(s);
-	assert_int_equal(fd_store_new(&store), 0);
+	store = new_store();
 	for (size_t i = 0; i < s->n && i < n; i++)
 		assert_int_equal(fd_store_inherit(store, s->name[i], dup(s->fd[i])), 0);
 	return store;
@@ -251,7 +262,7 @@ static struct fd_store *next_daemon(struct systemd *s, size_t n)
 
 static void begin(struct fixture *f, struct fd_store **ret_store)
 {
-	assert_int_equal(fd_store_new(ret_store), 0);
+	*ret_store = new_store();
 	f->c.store = *ret_store;
 	f->c.id = 17;
 }
@@ -311,6 +322,33 @@ static void custody_outlives_the_daemon(void **state)
 	assert_int_equal(s.n, 0);
 	assert_int_equal(s.removed, 8);
 	fd_store_freep(&store);
+	systemd_end(&s);
+}
+
+static void what_cannot_be_taken_out_now_is_taken_out_later(void **state)
+{
+	struct fixture *f = *state;
+	struct fd_store *store;
+	struct systemd s;
+	sd_event *event;
+
+	systemd_start(&s);
+	begin(f, &store);
+	assert_true(sd_event_default(&event) >= 0);
+	assert_int_equal(put(f, "cpr", "bytes", 5, 1, false), 0);
+	systemd_obey(&s);
+	assert_int_equal(s.n, 2);
+	/* systemd is deaf for a while. */
+	setenv("NOTIFY_SOCKET", "/nonexistent/socket", 1);
+	custody_clear(&f->c);
+	setenv("NOTIFY_SOCKET", s.path, 1);
+	systemd_obey(&s);
+	assert_int_equal(s.n, 2);
+	assert_true(sd_event_run(event, 10000000) > 0);
+	systemd_obey(&s);
+	assert_int_equal(s.n, 0);
+	fd_store_freep(&store);
+	sd_event_unref(event);
 	systemd_end(&s);
 }
 
@@ -458,7 +496,7 @@ static void names_of_others_are_not_ours(void **state)
 {
 	struct fd_store *store;
 
-	assert_int_equal(fd_store_new(&store), 0);
+	store = new_store();
 	assert_int_equal(fd_store_inherit(store, "control", 0), -ENOENT);
 	assert_int_equal(fd_store_inherit(store, "upgrade-nothing", 0), -ENOENT);
 	assert_int_equal(fd_store_peek(store, "control"), -ENOENT);
@@ -476,6 +514,7 @@ int main(void)
 		TEST(more_than_the_limit_is_refused_and_held_items_stay),
 		TEST(sums_tell_state_from_guest_memory),
 		TEST(custody_outlives_the_daemon),
+		TEST(what_cannot_be_taken_out_now_is_taken_out_later),
 		TEST(what_was_stored_in_part_was_never_put),
 		TEST(newer_of_two_counts_when_one_was_being_replaced),
 		TEST(one_open_file_is_stored_once_however_often_it_is_held),

@@ -212,6 +212,8 @@ class FdStore(threading.Thread):
     def run(self):
         while True:
             data, fds, _, _ = socket.recv_fds(self.socket, 4096, 253)
+            for fd in fds:
+                os.set_inheritable(fd, False)
             if data == b"END":
                 return
             said = dict(line.split("=", 1) for line in data.decode().splitlines() if "=" in line)

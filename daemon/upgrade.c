@@ -61,6 +61,7 @@
 #define PLACE_US	  (30 * 1000000ULL)
 #define PLACE_INTERVAL_US (100 * 1000ULL)
 #define SHORTAGE_INTERVAL_US (1000 * 1000ULL)
+#define SOURCE_END_US	     (10 * 1000ULL)
 
 struct upgrade {
 	struct upgrade *next;
@@ -625,7 +626,9 @@ static bool state_is_good(const struct upgrade *u)
 static bool can_rebuild(struct upgrade *u)
 {
 	return !u->no_place && u->lost < REBUILD_TRIES && u->rebuilds < REBUILDS_MAX &&
-	       custody_find(&u->custody, "start") && state_is_good(u) && has_ended(u->source_pidfd) &&
+	       custody_find(&u->custody, "start") && state_is_good(u) &&
+	       /* After COMMIT it has no claim to the guest any more, and no way back. */
+	       (has_ended(u->source_pidfd) || u->committed) &&
 	       /* The target of a rebuild that got no COMMIT is ended by the next one. */
 	       ((u->rebuilds && !u->committed) || target_has_ended(u));
 }
@@ -771,6 +774,11 @@ static int on_recovery(sd_event_source *s, uint64_t usec, void *userdata)
 	int r = 0;
 
 	if (can_rebuild(u)) {
+		if (!has_ended(u->source_pidfd)) {
+			(void)pidfd_send_signal(u->source_pidfd, SIGKILL, NULL, 0);
+			recover_in(u, SOURCE_END_US);
+			return 0;
+		}
 		r = find_place(u);
 		if (r == -EAGAIN)
 			return 0;

@@ -6,7 +6,7 @@ ASAN := build/asan
 NINJA := ninja --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help build install demo check check-unit check-native check-testbed check-integration check-tiers bench \
+.PHONY: help build install demo check check-unit check-native check-fault check-testbed check-integration check-tiers bench \
 	kernel kernel-series check-kernel check-kernel-nightly bench-kernel fuzz \
 	qemu qemu-series check-qemu testbed testbed-shell testbed-install clean
 
@@ -45,6 +45,10 @@ fuzz: ## search for inputs that break us, SECONDS=60 by each fuzzer; longer find
 check-native: ## VMMs with libupgraded: a tiny one, upgraded and killed in every phase
 	@testbed/deps build testbed kernel
 	@tests/check native
+
+check-fault: ## every process of an upgrade hit by every fault at every boundary, into build/fault/matrix.json
+	@testbed/deps build testbed kernel
+	@tests/fault/run
 
 check-testbed: ## the emulated host's own tests only
 	@testbed/deps build testbed

@@ -123,7 +123,7 @@ struct vcpu {
 struct vm {
 	/* Options. */
 	const char *name, *socket, *proof_path, *fault;
-	unsigned int n_vcpus, pages;
+	unsigned int n_vcpus, pages, rest_ms;
 	size_t memory;
 	bool irqchip, memfd;
 
@@ -273,6 +273,9 @@ static void *vcpu_main(void *arg)
 		if (r == 0)
 			v->unfinished = false;
 		fine = look_at_exit(v, r);
+		/* KICK ends it. */
+		if (v->vm->rest_ms)
+			usleep(v->vm->rest_ms * 1000);
 	}
 	pthread_mutex_lock(&v->vm->lock);
 	v->stopped = true;
@@ -813,6 +816,7 @@ static void usage(void)
 	      "  --memory MIB    guest memory (16)\n"
 	      "  --vcpus N       1 to 8 (1)\n"
 	      "  --pages N       pages that each vCPU writes (8)\n"
+	      "  --rest MS       for how long each vCPU rests after a round (0)\n"
 	      "  --irqchip       with KVM's interrupt controllers\n"
 	      "  --memfd         memory in a memfd even where there is a guest_memfd\n"
 	      "  --fault PATH    the file that orders mishaps (fault.c)\n",
@@ -829,6 +833,7 @@ static void parse(struct vm *vm, int argc, char **argv)
 		{ "memory", required_argument, NULL, 'm' },
 		{ "vcpus", required_argument, NULL, 'c' },
 		{ "pages", required_argument, NULL, 'g' },
+		{ "rest", required_argument, NULL, 'r' },
 		{ "irqchip", no_argument, NULL, 'i' },
 		{ "memfd", no_argument, NULL, 'd' },
 		{ "fault", required_argument, NULL, 'f' },
@@ -855,6 +860,9 @@ static void parse(struct vm *vm, int argc, char **argv)
 			break;
 		case 'g':
 			vm->pages = (unsigned int)strtoul(optarg, NULL, 10);
+			break;
+		case 'r':
+			vm->rest_ms = (unsigned int)strtoul(optarg, NULL, 10);
 			break;
 		case 'i':
 			vm->irqchip = true;

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A fixed sample of the fault matrix on QEMU: a loaded guest, real systemd; tests/fault/qemu runs it in a tier.
+
+Each cell is a test: an upgrade waits at a boundary, and one of the processes is killed there. What is right is what the
+matrix says for tinyvmm (tests/fault/matrix.py). That never two VMMs ran the guest shows in its heartbeats: a number that
+came twice would count as duplicated, and its memory would not be as it wrote it."""
+
+import os
+import pathlib
+import signal
+import sys
+
+HERE = pathlib.Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parent / "fault"), str(HERE.parent / "vmm")]
+import matrix  # noqa: E402
+
+from common import (LIGHT, NEW, Attempt, Case, alive, ctl, daemon_pid, kept, processes, saw, sh, started,  # noqa: E402
+                    stop_shared, targets)
+from host import Guest, wait_until  # noqa: E402
+from test_custody import stored  # noqa: E402
+from test_tiers import FAULTS_SEEN, QEMUS, fault, make, take_faults  # noqa: E402
+
+STAGE2 = bool(QEMUS[0])
+HOLD_MS = 3000
+LIMITS = ["--max-blackout", "20000", "--timeout", "60"]
+VICTIMS = ("source", "target", "worker", "daemon")
+BOUNDARIES = ("daemon.intent", "daemon.worker-started", "daemon.custody-fds", "daemon.custody-journaled", "daemon.commit-due",
+              "daemon.commit-journaled", "daemon.commit-told", "daemon.report-received", "daemon.end-due",
+              "daemon.end-journaled", "worker.examined", "worker.target-started", "worker.prepared", "worker.verified",
+              "worker.state-whole", "worker.frozen", "worker.loaded", "worker.held", "worker.committed", "worker.ran",
+              "worker.finished")
+# No target has been started there.
+WITHOUT_TARGET = ("daemon.intent", "daemon.worker-started", "daemon.custody-fds", "daemon.custody-journaled", "worker.examined")
+
+
+def start():
+    if STAGE2:
+        return started(make("faults"), QEMUS[0])
+    return started(Guest("faults", smp=1, **LIGHT), NEW)
+
+
+class Faults(Case):
+    ready = False
+
+    def setUp(self):
+        if not Faults.ready:
+            take_faults()
+            Faults.ready = True
+        fault("")
+
+    def guest(self):
+        guest = kept("faults", start)
+        try:
+            if guest.show()["alive"] and not guest.fresh_report()["errors"]:
+                return guest
+        except Exception:  # pylint: disable=broad-except
+            pass
+        stop_shared()
+        return kept("faults", start)
+
+    def history(self, guest):
+        return ctl("history", guest.name, "--limit", "0")[1][0].get("reports", [])
+
+    def pids(self, victim, attempt, source):
+        return {"source": [source], "target": list(targets() - attempt.before), "worker": processes("upgraded-worker"),
+                "daemon": [daemon_pid()]}[victim]
+
+    def killed_at(self, cell):
+        """Returns what the upgrade came to; None: it never began."""
+        guest = self.guest()
+        source, known = self.begin(guest), len(self.history(guest))
+        fault(f"{cell.boundary} sleep {HOLD_MS}")
+        attempt = Attempt(guest, QEMUS[1] if STAGE2 else NEW, *LIMITS)
+        wait_until(lambda: FAULTS_SEEN.exists() or attempt.process.poll() is not None, 120, f"{cell.boundary} is passed")
+        self.assertTrue(FAULTS_SEEN.exists(), attempt.report)
+        pids = self.pids(cell.victim, attempt, source)
+        self.assertTrue(pids, f"there is no {cell.victim} at {cell.boundary}")
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+
+        def over():
+            status, documents = ctl("show", guest.name)
+            return status == 0 and not documents[-1].get("upgrade_id") and not processes("upgraded-worker")
+        wait_until(over, 120, "the end")
+        attempt.process.kill()
+        reports = self.history(guest)
+        return guest, source, reports[0] if len(reports) > known else {}
+
+    def run_cell(self, cell):
+        guest, source, report = self.killed_at(cell)
+        outcome, gone = report.get("outcome"), matrix.takes_the_guest_along(cell)
+        self.assertIn(outcome, matrix.verdict(cell, gone), report)
+        wait_until(lambda: stored() == 0, 20, "custody is empty")
+        if outcome == "lost" or gone and not alive(guest.pid()):
+            saw(f"{outcome}, died with its VMM")
+            stop_shared()
+            return
+        self.assertTrue(alive(guest.pid()), report)
+        if outcome:
+            self.assertEqual(guest.pid() != source, outcome == "committed", report)
+        self.assertEqual(targets() - {guest.pid()}, set(), "a VMM was left behind")
+        if STAGE2:
+            self.assertEqual(report.get("tier", "stage2"), "stage2", report)
+        self.healthy(guest, str(outcome))
+
+
+def add(cell):
+    def test(self):
+        self.run_cell(cell)
+    setattr(Faults, "test_" + cell.name.replace(".", "_").replace("/", "_").replace("-", "_"), test)
+
+
+for at in BOUNDARIES:
+    for who in VICTIMS:
+        if who != "target" or at not in WITHOUT_TARGET:
+            add(matrix.Cell(at, "kill", who))

@@ -39,6 +39,7 @@
 #include "manager/manager.h"
 #include "native.h"
 #include "schedule.h"
+#include "source_watch.h"
 #include "work_dir.h"
 #include "worker/device_state.h"
 #include "worker_process.h"
@@ -77,6 +78,7 @@ struct upgrade {
 	sd_event_source *past_exit; /* of a past worker */
 	int past_worker;	   /* pidfd of a worker of the daemon before us */
 	sd_event_source *past_limit;
+	struct source_watch *watch; /* after COMMIT */
 	unsigned tries;
 	int short_of; /* errno: why no worker could be started the last time */
 	Process place;	   /* pid 0: of the source, or of nobody */
@@ -140,6 +142,7 @@ static void upgrade_freep(struct upgrade **up)
 	sd_event_source_disable_unref(u->later);
 	sd_event_source_disable_unref(u->past_exit);
 	sd_event_source_disable_unref(u->past_limit);
+	source_watch_freep(&u->watch);
 	closep(&u->past_worker);
 	closep(&u->source_pidfd);
 	custody_leave(&u->custody);
@@ -449,6 +452,17 @@ static void tell_manager(struct upgrade *u)
 	manager_of(u->vm)->commit(u->ctx, u->vm, from, target->put->target->pid);
 }
 
+/* Without one the worker alone is trusted, as it is with everything before COMMIT. */
+static void watch_source(struct upgrade *u, const CustodyPut *target)
+{
+	if (u->rebuilds || (target->plan && target->plan->tier == UPGRADED__V1__TIER__TIER_STAGE2))
+		return;
+	if (source_watch_new(u->ctx->event, u->vm->pb->name, u->start->upgrade_id,
+			     u->start->vm->process->pid, u->source_pidfd, &u->watch) < 0)
+		log_vm(LOG_WARNING, u->vm->pb->name, u->start->upgrade_id,
+		       "the source cannot be watched");
+}
+
 static int commit(struct upgrade *u, struct error *err)
 {
 	const struct custody_item *target = custody_find(&u->custody, "target");
@@ -472,6 +486,7 @@ static int commit(struct upgrade *u, struct error *err)
 	if (u->phase < PHASE(SWITCH))
 		u->phase = PHASE(SWITCH);
 	tell_manager(u);
+	watch_source(u, target->put);
 	fault_point(FAULT_COMMIT_TOLD);
 	return 0;
 }

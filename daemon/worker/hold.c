@@ -16,17 +16,14 @@
 #include "procfs.h"
 #include "spawn.h"
 #include "spawn_order.h"
+#include "standstill.h"
 
-#include <ctype.h>
-#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/pidfd.h>
 #include <sys/wait.h>
 
-/* include/linux/sched.h */
-#define PF_EXITING 0x00000004
 /* What a process that was killed may take to give back its memory. */
 #define DYING_MS 10000
 
@@ -134,34 +131,11 @@ int hold_stop(int pidfd, struct error *err)
 	return 0;
 }
 
-/*
- * SIGKILL is pending, or it exits: none of its threads gets into the guest any more,
- * though it takes a while until it has ended, the longer the more memory it has.
- */
-static bool is_dying(pid_t pid)
-{
-	static const char *const keys[] = { "\nSigPnd:", "\nShdPnd:" };
-	_cleanup_free_ char *status = NULL, *stat = NULL;
-	unsigned flags;
-	char *p;
-
-	if (proc_read(pid, "status", &status, NULL) < 0 || proc_read(pid, "stat", &stat, NULL) < 0)
-		return true;
-	for (size_t i = 0; i < ARRAY_SIZE(keys); i++) {
-		p = strstr(status, keys[i]);
-		if (p && strtoull(p + strlen(keys[i]), NULL, 16) >> (SIGKILL - 1) & 1)
-			return true;
-	}
-	/* Field 9 are the flags; the second one, the name, ends with the last ")". */
-	p = strrchr(stat, ')');
-	return !p || sscanf(p + 1, " %*c %*d %*d %*d %*d %*d %u", &flags) != 1 || flags & PF_EXITING;
-}
-
 static int use_state(struct upgrade *u, pid_t pid, int pidfd, const char *who, struct error *err)
 {
 	int r;
 
-	if (wait_ended(pidfd, 0) || (is_dying(pid) && wait_ended(pidfd, DYING_MS)))
+	if (wait_ended(pidfd, 0) || (process_is_dying(pid) && wait_ended(pidfd, DYING_MS)))
 		return error_set(err, -ESRCH, "%s has ended", who);
 	r = device_state_use(u->state);
 	fault_point(FAULT_LET_GO);
@@ -170,7 +144,7 @@ static int use_state(struct upgrade *u, pid_t pid, int pidfd, const char *who, s
 
 void hold_see_out(struct upgrade *u)
 {
-	if (!wait_ended(u->source_pidfd, 0) && is_dying(u->start->vm->process->pid))
+	if (!wait_ended(u->source_pidfd, 0) && process_is_dying(u->start->vm->process->pid))
 		(void)wait_ended(u->source_pidfd, DYING_MS);
 }
 
@@ -184,46 +158,13 @@ int hold_let_run(struct upgrade *u, struct error *err)
 	return use_state(u, u->target.pid, u->target_pidfd, "the target", err);
 }
 
-/* 1: every thread is stopped or gone; 0: not yet. */
-static int threads_stopped(pid_t pid)
-{
-	_cleanup_closedir_ DIR *dir = NULL;
-	char path[64];
-
-	snprintf(path, sizeof(path), "/proc/%d/task", pid);
-	dir = opendir(path);
-	if (!dir)
-		return errno == ENOENT || errno == ESRCH ? 1 : -errno;
-	for (struct dirent *de; (de = readdir(dir));) {
-		_cleanup_close_ int fd = -EBADF;
-		char buf[512], *end;
-		ssize_t n;
-
-		if (!isdigit((unsigned char)de->d_name[0]))
-			continue;
-		snprintf(path, sizeof(path), "/proc/%d/task/%.16s/stat", pid, de->d_name);
-		fd = open(path, O_RDONLY | O_CLOEXEC);
-		if (fd < 0)
-			continue;
-		n = read(fd, buf, sizeof(buf) - 1);
-		if (n <= 0)
-			continue;
-		buf[n] = '\0';
-		/* The name may hold any character, even ')': the state follows the last one. */
-		end = strrchr(buf, ')');
-		if (!end || !strchr("TtZX", end[2]))
-			return 0;
-	}
-	return 1;
-}
-
 int hold_wait(struct waiter *w, pid_t pid, struct error *err)
 {
 	int r;
 
 	w->what = "the source to stand still";
 	for (;;) {
-		r = threads_stopped(pid);
+		r = process_is_stopped(pid);
 		if (r == 1)
 			return 0;
 		if (r < 0)

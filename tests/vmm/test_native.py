@@ -157,6 +157,24 @@ class Memfd(Native):
         wait_until(self.guest.proof.errors, 10, "the guest notices")
 
 
+class TwiceAfterCommit(Native):
+    options = ("--memfd",)
+
+    def test_a_source_that_is_made_to_go_on_is_killed(self):
+        """As a worker would do that is broken, or in somebody else's hands."""
+        source = self.guest.proof.pid
+        self.guest.order(f"target run sleep {4 * self.host.hold_ms}")
+        attempt = self.host.begin(self.guest)
+        target = self.guest.await_fault()
+        self.assertTrue(alive(source))
+        os.kill(source, signal.SIGCONT)
+        wait_until(lambda: not alive(source), 2 * self.host.hold_ms / 1000, "it is killed")
+        self.assertIn("made to go on after COMMIT", self.host.words())
+        status, report = attempt.join()
+        self.expect(COMMITTED, status, report)
+        self.check_guest(target)
+
+
 class Mishaps(Native):
     """Every VMM fails, dies or hangs at every point of an upgrade."""
 

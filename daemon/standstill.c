@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Does a process stand still? Read off /proc, which needs the process's consent to
+ * nothing. Called by the worker, which stops the source, and by the daemon, which
+ * looks whether it stays that way.
+ */
+#include "standstill.h"
+
+#include "cleanup.h"
+#include "procfs.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+
+/* include/linux/sched.h */
+#define PF_EXITING 0x00000004
+
+bool process_is_dying(pid_t pid)
+{
+	static const char *const keys[] = { "\nSigPnd:", "\nShdPnd:" };
+	_cleanup_free_ char *status = NULL, *stat = NULL;
+	unsigned flags;
+	char *p;
+
+	if (proc_read(pid, "status", &status, NULL) < 0 || proc_read(pid, "stat", &stat, NULL) < 0)
+		return true;
+	for (size_t i = 0; i < ARRAY_SIZE(keys); i++) {
+		p = strstr(status, keys[i]);
+		if (p && strtoull(p + strlen(keys[i]), NULL, 16) >> (SIGKILL - 1) & 1)
+			return true;
+	}
+	/* Field 9 are the flags; the second one, the name, ends with the last ")". */
+	p = strrchr(stat, ')');
+	return !p || sscanf(p + 1, " %*c %*d %*d %*d %*d %*d %u", &flags) != 1 ||
+	       flags & PF_EXITING;
+}
+
+int process_is_stopped(pid_t pid)
+{
+	_cleanup_closedir_ DIR *dir = NULL;
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/%d/task", pid);
+	dir = opendir(path);
+	if (!dir)
+		return errno == ENOENT || errno == ESRCH ? 1 : -errno;
+	for (struct dirent *de; (de = readdir(dir));) {
+		_cleanup_close_ int fd = -EBADF;
+		char buf[512], *end;
+		ssize_t n;
+
+		if (!isdigit((unsigned char)de->d_name[0]))
+			continue;
+		snprintf(path, sizeof(path), "/proc/%d/task/%.16s/stat", pid, de->d_name);
+		fd = open(path, O_RDONLY | O_CLOEXEC);
+		if (fd < 0)
+			continue;
+		n = read(fd, buf, sizeof(buf) - 1);
+		if (n <= 0)
+			continue;
+		buf[n] = '\0';
+		/* The name may hold any character, even ')': the state follows the last one. */
+		end = strrchr(buf, ')');
+		if (!end || !strchr("TtZX", end[2]))
+			return 0;
+	}
+	return 1;
+}

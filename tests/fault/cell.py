@@ -40,6 +40,11 @@ class Unreached(Exception):
     """The upgrade does not pass this boundary here, or nobody is there to be hit."""
 
 
+def end_on_sigterm():
+    """As on any other way out: what was started is ended."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+
+
 def cut_connections(pid):
     """Every connected socket of a process, whose other end gets an end of file."""
     libc = ctypes.CDLL(None, use_errno=True)

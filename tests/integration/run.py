@@ -80,8 +80,9 @@ class Results(unittest.TestResult):
 
     def addFailure(self, test, err):
         signal.alarm(0)
-        text = "".join(traceback.format_exception(*err))
-        text += "".join(f"\nsaw: {line}" for line in common.seen) + "\n" + common.circumstances()
+        # The logs first: who shows only the beginning of this shows what happened.
+        text = "".join(f"saw: {line}\n" for line in common.seen) + common.circumstances()
+        text += "\n" + "".join(traceback.format_exception(*err))
         # A class that could not be set up has no startTest().
         name = self.name(test) if isinstance(test, unittest.TestCase) else str(test)
         self.failed.append({"name": name, "text": text})

@@ -49,9 +49,12 @@ class Custody(Case):
             attempt.acted = True
         return source, self.held_open(guest, source, then)
 
-    def brought_back(self, guest, source, report, what):
-        self.assertEqual(report.get("outcome"), "committed", report)
+    def rebuilt(self, report):
+        self.assertEqual(report.get("outcome"), "committed", f"{report.get('error')} {report}")
         self.assertIn("rebuild", [f["code"] for f in report["findings"]], report)
+
+    def brought_back(self, guest, source, report, what):
+        self.rebuilt(report)
         self.assertNotIn(guest.pid(), (0, source))
         self.assertTrue(alive(guest.pid()))
         wait_stored(0)
@@ -129,8 +132,7 @@ class Custody(Case):
             _, report = attempt.wait(400)
         self.assertEqual(attempt.trouble, [])
         report = settled(vm.name) if daemon else report
-        self.assertEqual(report.get("outcome"), "committed", report)
-        self.assertIn("rebuild", [f["code"] for f in report["findings"]], report)
+        self.rebuilt(report)
         pid = ctl("show", vm.name)[1][-1]["process"]["pid"]
         self.assertTrue(alive(pid))
         self.assertNotEqual(pid, source)

@@ -662,6 +662,7 @@ static int run(struct upgrade *u, struct error *err)
 		return r;
 	if (u->plan && u->plan->paused)
 		return 0;
+	u->wait.what = "the target to run";
 	return qmp_execute(q->target_qmp, "cont", NULL, NULL, err);
 }
 

@@ -21,11 +21,25 @@
 #include <poll.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/pidfd.h>
 #include <sys/wait.h>
 
 /* What a process that was killed may take to give back its memory. */
 #define DYING_MS 10000
+/* What init may take to reap it. */
+#define REAPED_MS 500
+
+/* linux/pidfd.h of Linux 6.15 */
+#define GET_INFO  _IOWR(0xFF, 11, struct pidfd_info_exit)
+#define INFO_EXIT (1ULL << 3)
+
+struct pidfd_info_exit {
+	uint64_t mask;
+	uint64_t cgroupid;
+	uint32_t ids[11];
+	int32_t exit_code;
+};
 
 /* ---- starting the target ---- */
 
@@ -190,9 +204,26 @@ int hold_end(struct waiter *w, int pidfd, const char *who, struct error *err)
 		if (now >= w->deadline_us)
 			return error_set(err, -ETIMEDOUT, "%s does not end", who);
 	}
-	/* Reaps it if it is a child; else somebody else does. */
-	(void)waitid(P_PIDFD, (id_t)pidfd, NULL, WEXITED | WNOHANG);
 	return 0;
+}
+
+/*
+ * How a process that is nobody's here ended: the kernel keeps it with the pidfd
+ * from when it was reaped, Linux 6.15 and later.
+ */
+static bool exit_code(int pidfd, int *ret_code)
+{
+	for (int i = 0; i < REAPED_MS / 10; i++) {
+		struct pidfd_info_exit info = { .mask = INFO_EXIT };
+
+		if (ioctl(pidfd, GET_INFO, &info) < 0)
+			return false;
+		*ret_code = info.exit_code;
+		if (info.mask & INFO_EXIT)
+			return true;
+		(void)poll(NULL, 0, 10);
+	}
+	return false;
 }
 
 /*
@@ -203,24 +234,24 @@ void hold_explain(struct upgrade *u, struct error *err)
 {
 	int r = err->code, patience_ms = r == -ECONNRESET || r == -EPIPE ? 500 : 0;
 	const char *what = u->wait.what ?: "it";
-	siginfo_t info = { 0 };
+	bool known;
+	int code;
 
 	if (!r || r == -ECANCELED)
 		return;
 	if (wait_ended(u->target_pidfd, patience_ms)) {
-		/* Who is not its parent only learns that it ended. */
-		(void)waitid(P_PIDFD, (id_t)u->target_pidfd, &info, WEXITED | WNOHANG | WNOWAIT);
+		known = exit_code(u->target_pidfd, &code);
 		error_clear(err);
-		if (!info.si_pid)
+		if (!known)
 			error_set(err, r, "the target ended while upgraded waited for %s", what);
-		else if (info.si_code == CLD_EXITED)
+		else if (WIFEXITED(code))
 			error_set(err, r,
 				  "the target exited with status %d while upgraded waited for %s",
-				  info.si_status, what);
+				  WEXITSTATUS(code), what);
 		else
 			error_set(err, r,
 				  "the target was killed by SIG%s while upgraded waited for %s",
-				  sigabbrev_np(info.si_status) ?: "?", what);
+				  sigabbrev_np(WTERMSIG(code)) ?: "?", what);
 		error_hint(err, "its own words are in the log of %s", u->start->vm->name);
 	} else if (wait_ended(u->wait.source, u->target_pidfd < 0 ? patience_ms : 0)) {
 		error_clear(err);

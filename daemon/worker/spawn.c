@@ -3,8 +3,8 @@
  * Starting a process with the identity of another: the target, the short probe
  * of its binary, and a function of ours that is to have no more rights than the
  * guest's VMM (spawn_work()). The parent looks everything up and opens everything
- * (identity.c) before it forks, or long before: see spawn_order.c. The child only makes system calls on what it finds ready, in
- * an order in which every step still has the privileges it needs:
+ * (identity.c) before it forks, or long before: see spawn_order.c. The child only makes system
+ * calls on what it finds ready, in an order in which every step still has the privileges it needs:
  *
  *   label, cgroups, oom score   while /proc and /sys are ours
  *   namespaces, root, cwd       mount last: after it the paths are others
@@ -21,7 +21,8 @@
  * every target does, for a cpr channel: whoever undoes that upgrade finds it by
  * the paths in its command line, which are unique to the upgrade; one that speaks
  * libupgraded is sent away when the upgrade has ended (daemon/native.c). There is no
- * parent-death signal, because the target must outlive the worker.
+ * parent-death signal, because the target must outlive the worker: it is not even
+ * the worker's child, see fork_away().
  */
 #include "spawn.h"
 
@@ -39,6 +40,7 @@
 #include <stdint.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -356,11 +358,13 @@ static int child_failed(const struct child *c, const struct failure *f, struct e
 
 void spawn_kill(int pidfd)
 {
-	siginfo_t info;
+	struct pollfd p = { .fd = pidfd, .events = POLLIN };
 
 	syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0);
-	while (waitid(P_PIDFD, (id_t)pidfd, &info, WEXITED) < 0 && errno == EINTR)
+	while (poll(&p, 1, -1) < 0 && errno == EINTR)
 		;
+	/* What spawn_work() started is ours to reap. */
+	(void)waitid(P_PIDFD, (id_t)pidfd, NULL, WEXITED | WNOHANG);
 }
 
 /* Waits for the report of the child: its end without a word means exec. */
@@ -429,33 +433,76 @@ static int copy_fds(const struct spawn *s, struct spawn_order *o, struct error *
 	return 0;
 }
 
-/* As fork(), with the child in the source's pid namespace; a negative errno if it fails. */
-static pid_t fork_in_namespace(const struct identity *id, struct error *err)
-{
-	_cleanup_close_ int ours = -EBADF;
-	int saved;
-	pid_t pid;
+/* The pid of the new process as its grandparent sees it, or a negative errno. */
+struct birth {
+	int pid;
+	const char *what; /* failed; the reader has the same strings */
+};
 
-	if (id->ns[NS_PID] >= 0) {
-		ours = open("/proc/self/ns/pid", O_RDONLY | O_CLOEXEC);
-		if (ours < 0 || setns(id->ns[NS_PID], CLONE_NEWPID) < 0)
-			return error_errno(err, -errno, "cannot enter the source's pid namespace");
+/*
+ * As fork(), but the new process is a child of init's (of the nearest subreaper's, where
+ * there is one), and in the source's pid namespace. systemd learns how a unit's main
+ * process ended, and so whether to start it anew, only of its own children.
+ * *ret_pidfd is the new process's.
+ */
+static pid_t fork_away(const struct identity *id, int *ret_pidfd, struct error *err)
+{
+	struct birth birth = { .pid = -ECHILD, .what = "start a process" };
+	_cleanup_close_ int ours = -EBADF, theirs = -EBADF;
+	pid_t middle;
+	int pair[2];
+
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
+		return error_errno(err, -errno, "cannot make a socket pair");
+	ours = pair[0];
+	theirs = pair[1];
+	middle = fork();
+	if (middle < 0)
+		return error_errno(err, -errno, "cannot fork");
+	if (middle == 0) {
+		closep(&ours);
+		if (id->ns[NS_PID] >= 0 && setns(id->ns[NS_PID], CLONE_NEWPID) < 0)
+			birth = (struct birth){ -errno, "enter the source's pid namespace" };
+		else if ((birth.pid = fork()) == 0)
+			return 0;
+		else if (birth.pid < 0)
+			birth = (struct birth){ -errno, "fork" };
+		/* While its parent lives, the pid is its own: until there is a pidfd. */
+		if (write(theirs, &birth, sizeof(birth)) == sizeof(birth))
+			(void)read(theirs, &birth, 1);
+		_exit(0);
 	}
-	pid = fork();
+	closep(&theirs);
+	if (read(ours, &birth, sizeof(birth)) == sizeof(birth) && birth.pid > 0) {
+		*ret_pidfd = (int)syscall(SYS_pidfd_open, birth.pid, 0);
+		if (*ret_pidfd < 0) {
+			kill(birth.pid, SIGKILL);
+			birth = (struct birth){ -errno, "open a pidfd" };
+		}
+	}
+	closep(&ours);
+	while (waitpid(middle, NULL, 0) < 0 && errno == EINTR)
+		;
+	return birth.pid < 0 ? error_errno(err, birth.pid, "cannot %s", birth.what) : birth.pid;
+}
+
+/* A child of ours, for a function: how it ends says what came of it. */
+static pid_t fork_here(int *ret_pidfd, struct error *err)
+{
+	pid_t pid = fork();
+	int r;
+
+	if (pid < 0)
+		return error_errno(err, -errno, "cannot fork");
 	if (pid == 0)
 		return 0;
-	saved = errno;
-	/* Nothing else may be started there by mistake. */
-	if (ours >= 0 && setns(ours, CLONE_NEWPID) < 0) {
-		int r = -errno;
-
-		if (pid > 0) {
-			kill(pid, SIGKILL);
-			waitpid(pid, NULL, 0);
-		}
-		return error_errno(err, r, "cannot leave the source's pid namespace");
-	}
-	return pid < 0 ? error_errno(err, -saved, "cannot fork") : pid;
+	*ret_pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+	if (*ret_pidfd >= 0)
+		return pid;
+	r = -errno;
+	kill(pid, SIGKILL);
+	waitpid(pid, NULL, 0);
+	return error_errno(err, r, "cannot open a pidfd");
 }
 
 static int spawn_child(struct child *c, pid_t *ret_pid, int *ret_pidfd, struct error *err)
@@ -468,7 +515,7 @@ static int spawn_child(struct child *c, pid_t *ret_pid, int *ret_pidfd, struct e
 		return error_errno(err, -errno, "cannot make a pipe");
 	reading = ends[0];
 	c->report = ends[1];
-	pid = fork_in_namespace(c->id, err);
+	pid = c->work ? fork_here(&pidfd, err) : fork_away(c->id, &pidfd, err);
 	if (pid == 0 && c->work)
 		child_work(c);
 	if (pid == 0)
@@ -476,13 +523,6 @@ static int spawn_child(struct child *c, pid_t *ret_pid, int *ret_pidfd, struct e
 	closep(&c->report);
 	if (pid < 0)
 		return pid;
-	pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
-	if (pidfd < 0) {
-		r = -errno;
-		kill(pid, SIGKILL);
-		waitpid(pid, NULL, 0);
-		return error_errno(err, r, "cannot open a pidfd of %s", c->name);
-	}
 	r = wait_started(c, reading, err);
 	if (r < 0) {
 		spawn_kill(pidfd);

@@ -32,8 +32,8 @@ int spawn_order_start(const struct spawn_order *o, bool *ret_no_exec, pid_t *ret
 /*
  * Starts it with the source's uids, gids, groups, capabilities, no_new_privs,
  * namespaces, root, working directory, umask, rlimits, environment, cgroup,
- * LSM label, oom score, niceness and CPU affinity, in a session of its own, and returns once
- * exec has succeeded. *ret_pidfd is the caller's.
+ * LSM label, oom score, niceness and CPU affinity, in a session of its own, as a child
+ * of init's, and returns once exec has succeeded. *ret_pidfd is the caller's.
  * On failure nothing is left running and @err says which step failed.
  */
 int spawn_like(const struct spawn *s, pid_t *ret_pid, int *ret_pidfd, struct error *err);
@@ -47,7 +47,7 @@ int spawn_like(const struct spawn *s, pid_t *ret_pid, int *ret_pidfd, struct err
 int spawn_work(pid_t like, int like_pidfd, const char *what, int (*work)(const void *data),
 	       const void *data, struct error *err);
 
-/* Kills a child by its pidfd (borrowed) and reaps it. */
+/* Kills what was started by its pidfd (borrowed) and waits for its end. */
 void spawn_kill(int pidfd);
 
 #endif

@@ -17,6 +17,9 @@ OLD, NEW = list(qemus().values())[0], list(qemus().values())[-1]
 LIGHT = {"load_mem": 32, "heartbeat_us": 4000,
          "cmdline": "load.mem_rate=400 load.net_pause_us=40000 load.disk_pause_ms=300"}
 MONITOR_PORT = 5555
+# Read by the daemon and the workers (daemon/fault_point.c); the tests write it.
+FAULTS = pathlib.Path("/run/upgraded-faults/list")
+FAULTS_SEEN = FAULTS.with_name("list.seen")
 
 seen = []  # what the running test told, for its failure
 _shared = {}
@@ -89,6 +92,21 @@ def targets():
             if b"-incoming" in words and b"target-cpr" in b" ".join(words) and alive(pid):
                 found.add(int(pid))
     return found
+
+
+def take_faults():
+    """The daemon is started anew, and has faults when FAULTS says so."""
+    drop_in = pathlib.Path("/run/systemd/system/upgraded.service.d/faults.conf")
+    for path in (drop_in, FAULTS):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    drop_in.write_text(f"[Service]\nEnvironment=UPGRADED_FAULTS={FAULTS}\n")
+    sh("systemctl", "daemon-reload", check=True)
+    sh("systemctl", "stop", "upgraded.service", check=True)
+
+
+def fault(line):
+    FAULTS_SEEN.unlink(missing_ok=True)
+    FAULTS.write_text(line + "\n")
 
 
 def circumstances():

@@ -5,7 +5,8 @@ loaded it, and nobody was told to run."""
 import os
 import signal
 
-from common import NEW, Attempt, Case, alive, ctl, daemon_pid, processes, saw, sh, shared, unit
+from common import (FAULTS_SEEN, NEW, Attempt, Case, alive, ctl, daemon_pid, fault, processes, saw, sh, shared, take_faults,
+                    unit)
 from host import status_by_qmp, wait_until
 from test_foreign import Bare
 from test_rollback import Unstoppable
@@ -125,13 +126,26 @@ class Custody(Case):
         self.committed(guest, status, report, source)
         self.healthy(guest, f"generation {guest.show()['generation']}")
 
-    def bare_is_brought_back(self, vm, source, daemon=False):
+    def killed_in_switch(self, vm, source, daemon=False):
         """Its firmware is all that runs in it: cheap enough for a busy machine."""
         with Unstoppable(source):
             attempt = Attempt(vm, NEW, *HELD_OPEN, on={"switch": lambda a: self.kill(a, source, daemon=daemon)})
             _, report = attempt.wait(400)
         self.assertEqual(attempt.trouble, [])
-        report = settled(vm.name) if daemon else report
+        return settled(vm.name) if daemon else report
+
+    def killed_after_commit(self, vm, source):
+        """The unit's main process is the target by now, which is told to run right after this."""
+        take_faults()
+        self.addCleanup(fault, "")
+        fault("worker.committed sleep 2000")
+        attempt = Attempt(vm, NEW, *HELD_OPEN)
+        wait_until(lambda: FAULTS_SEEN.exists() or attempt.report, 300, "COMMIT is in the journal")
+        self.kill(attempt, source)
+        return attempt.wait(400)[1]
+
+    def bare_is_brought_back(self, vm, source, killed, **who):
+        report = killed(vm, source, **who)
         self.rebuilt(report)
         pid = ctl("show", vm.name)[1][-1]["process"]["pid"]
         self.assertTrue(alive(pid))
@@ -144,23 +158,26 @@ class Custody(Case):
     def test_adopted_vmm_is_brought_back_where_it_was(self):
         with Bare("bare", NEW) as vm:
             self.assertEqual(vm.adopt()[0], 0)
-            self.bare_is_brought_back(vm, vm.process.pid)
+            self.bare_is_brought_back(vm, vm.process.pid, self.killed_in_switch)
 
     def test_vmm_of_a_unit_is_brought_back_into_its_unit(self):
-        self.unit_is_brought_back()
+        self.unit_is_brought_back(self.killed_in_switch)
+
+    def test_vmm_of_a_unit_is_brought_back_after_commit(self):
+        self.unit_is_brought_back(self.killed_after_commit)
 
     def test_vmm_of_a_unit_is_brought_back_by_the_next_daemon(self):
         first = daemon_pid()
-        self.unit_is_brought_back(daemon=True)
+        self.unit_is_brought_back(self.killed_in_switch, daemon=True)
         self.assertNotEqual(daemon_pid(), first)
 
-    def unit_is_brought_back(self, **who):
+    def unit_is_brought_back(self, killed, **who):
         vm = Bare("inunit", NEW)
         argv = [a for i, a in enumerate(vm.argv) if f"{vm.dir}/qmp" not in a and
                 not (a == "-qmp" and f"{vm.dir}/qmp" in vm.argv[i + 1])]
         try:
             self.assertEqual(ctl("run", vm.name, "--", *argv)[0], 0)
-            pid = self.bare_is_brought_back(vm, ctl("show", vm.name)[1][-1]["process"]["pid"], **who)
+            pid = self.bare_is_brought_back(vm, ctl("show", vm.name)[1][-1]["process"]["pid"], killed, **who)
             after = unit("vmm@inunit.service", "ActiveState", "MainPID", "NRestarts")
             self.assertEqual((after["ActiveState"], after["MainPID"]), ("active", str(pid)))
             saw(f"its unit was started anew {after['NRestarts']} times, the guest was not")

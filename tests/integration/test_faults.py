@@ -14,11 +14,11 @@ HERE = pathlib.Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent / "fault"), str(HERE.parent / "vmm")]
 import matrix  # noqa: E402
 
-from common import (LIGHT, NEW, Attempt, Case, alive, ctl, daemon_pid, kept, processes, saw, sh, started,  # noqa: E402
-                    stop_shared, targets)
+from common import (FAULTS_SEEN, LIGHT, NEW, Attempt, Case, alive, ctl, daemon_pid, fault, kept, processes,  # noqa: E402
+                    saw, started, stop_shared, take_faults, targets)
 from host import Guest, wait_until  # noqa: E402
 from test_custody import stored  # noqa: E402
-from test_tiers import FAULTS_SEEN, QEMUS, fault, make, take_faults  # noqa: E402
+from test_tiers import QEMUS, make  # noqa: E402
 
 STAGE2 = bool(QEMUS[0])
 HOLD_MS = 3000
@@ -82,7 +82,7 @@ class Faults(Case):
             status, documents = ctl("show", guest.name)
             return status == 0 and not documents[-1].get("upgrade_id") and not processes("upgraded-worker")
         wait_until(over, 120, "the end")
-        attempt.process.kill()
+        attempt.wait()
         reports = self.history(guest)
         return guest, source, reports[0] if len(reports) > known else {}
 

@@ -3,6 +3,7 @@
 phase is entered; the phases after CHECK are short, so a fault may hit the next one: the report says which it was."""
 
 import ctypes
+import errno
 import os
 import signal
 import stat
@@ -13,8 +14,8 @@ import time
 from common import NEW, Attempt, Case, processes, saw, shared
 from host import UPGRADECTL
 
-PTRACE_CONT, PTRACE_SEIZE = 7, 0x4206
-WALL = 0x40000000
+PTRACE_CONT, PTRACE_SEIZE, PTRACE_O_TRACECLONE = 7, 0x4206, 8
+WALL, WNOTHREAD = 0x40000000, 0x20000000
 # What a phase may take, for faults that only a deadline ends: PREPARE takes 4 s here, and 20 on a busy machine.
 PATIENCE = ["--timeout", "40"]
 SHORT = ["--max-blackout", "3000"]
@@ -23,31 +24,34 @@ hit = {"killed": set(), "hung": set()}
 
 
 class Unstoppable(threading.Thread):
-    """Keeps the SIGSTOP from a process, so that it can not be held: the upgrade waits in SWITCH for it."""
+    """Keeps the SIGSTOP from a process, so that it can not be held: the upgrade waits in SWITCH for it. Any of its threads
+    may be the one that gets the signal: all are traced, those to come as well."""
 
     def __init__(self, pid):
         super().__init__(daemon=True)
         self.pid, self.end, self.ready, self.swallowed = pid, threading.Event(), threading.Event(), 0
 
-    def ptrace(self, request, data=0):
+    @staticmethod
+    def ptrace(request, tid, data=0):
         libc = ctypes.CDLL(None, use_errno=True)
         libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
         libc.ptrace.restype = ctypes.c_long
-        if libc.ptrace(request, self.pid, None, data) < 0:
+        if libc.ptrace(request, tid, None, data) < 0 and ctypes.get_errno() != errno.ESRCH:  # it may be dying
             raise OSError(ctypes.get_errno(), f"ptrace {request:#x}")
 
     def run(self):
-        self.ptrace(PTRACE_SEIZE)
+        for tid in os.listdir(f"/proc/{self.pid}/task"):
+            self.ptrace(PTRACE_SEIZE, int(tid), PTRACE_O_TRACECLONE)
         self.ready.set()
         while not self.end.wait(0.001):
             try:
-                pid, status = os.waitpid(self.pid, os.WNOHANG | WALL)
+                tid, status = os.waitpid(-1, os.WNOHANG | WALL | WNOTHREAD)
             except ChildProcessError:
                 return  # it has ended
-            if pid and os.WIFSTOPPED(status):
+            if tid and os.WIFSTOPPED(status):
                 number = os.WSTOPSIG(status)
-                self.swallowed += number == signal.SIGSTOP
-                self.ptrace(PTRACE_CONT, 0 if number == signal.SIGSTOP or status >> 16 else number)
+                self.swallowed += number == signal.SIGSTOP and not status >> 16
+                self.ptrace(PTRACE_CONT, tid, 0 if number == signal.SIGSTOP or status >> 16 else number)
 
     def __enter__(self):
         self.start()

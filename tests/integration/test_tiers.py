@@ -11,7 +11,8 @@ import statistics
 import threading
 import time
 
-from common import LIGHT, NEW, Attempt, Case, alive, ctl, daemon_pid, kept, saw, sh, started, status_of, stop_shared, targets
+from common import (FAULTS_SEEN, LIGHT, NEW, Attempt, Case, alive, ctl, daemon_pid, fault, kept, saw, started, status_of,
+                    stop_shared, take_faults, targets)
 from host import Guest, ROLLED_BACK, default_machine, wait_until
 
 QEMUS = os.environ.get("UPGRADED_PATCHED_QEMUS", "").split(":")
@@ -34,26 +35,6 @@ def what_is_held(vmm):
     return {"kvms": len([d for d in os.listdir("/sys/kernel/debug/kvm") if "-" in d]),
             "daemon_fds": len(os.listdir(f"/proc/{daemon_pid()}/fd")), "vmm_fds": len(os.listdir(f"/proc/{vmm}/fd")),
             "slab_KiB": kib["SUnreclaim"], "tables_KiB": kib["PageTables"] + kib.get("SecPageTables", 0)}
-
-
-# Read by the daemon and the workers (daemon/fault_point.c); the tests here write it.
-FAULTS = pathlib.Path("/run/upgraded-faults/list")
-FAULTS_SEEN = FAULTS.with_name("list.seen")
-
-
-def take_faults():
-    """The daemon is started anew, and has faults when FAULTS says so."""
-    drop_in = pathlib.Path("/run/systemd/system/upgraded.service.d/faults.conf")
-    for path in (drop_in, FAULTS):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    drop_in.write_text(f"[Service]\nEnvironment=UPGRADED_FAULTS={FAULTS}\n")
-    sh("systemctl", "daemon-reload", check=True)
-    sh("systemctl", "stop", "upgraded.service", check=True)
-
-
-def fault(line):
-    FAULTS_SEEN.unlink(missing_ok=True)
-    FAULTS.write_text(line + "\n")
 
 
 def abort_when_held(attempt):

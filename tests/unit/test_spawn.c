@@ -43,8 +43,7 @@ static int open_pidfd(pid_t pid)
 
 static void stop(struct proc *p)
 {
-	assert_int_equal(kill(p->pid, SIGKILL), 0);
-	assert_int_equal(waitpid(p->pid, NULL, 0), p->pid);
+	spawn_kill(p->pidfd);
 	closep(&p->pidfd);
 }
 
@@ -177,6 +176,13 @@ static struct proc spawn(const struct proc *source, const struct plan_fd *fds, s
 	return target;
 }
 
+static int parent_of(pid_t pid)
+{
+	_cleanup_free_ char *status = slurp(pid, "status");
+
+	return atoi(strstr(status, "\nPPid:") + strlen("\nPPid:"));
+}
+
 static void no_child_left(void)
 {
 	assert_int_equal(waitpid(-1, NULL, WNOHANG), -1);
@@ -199,6 +205,8 @@ static void target_is_what_the_source_is(void **state)
 
 	same_identity(&source, &target);
 	assert_int_equal(getsid(target.pid), target.pid);
+	/* systemd is to see it end. */
+	assert_int_not_equal(parent_of(target.pid), getpid());
 	stop(&target);
 	stop(&source);
 	no_child_left();

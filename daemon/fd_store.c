@@ -20,6 +20,7 @@
 #include "fd_store.h"
 
 #include "log.h"
+#include "oneshot.h"
 
 #include <fcntl.h>
 #include <inttypes.h>
@@ -232,8 +233,7 @@ static void take_out(struct fd_store *s, struct entry *e)
 	snprintf(state, sizeof(state), "FDSTOREREMOVE=1\nFDNAME=%.*s", FD_STORE_NAME, e->name);
 	if (say(s, state, NULL) < 0) {
 		e->leaving = true;
-		(void)sd_event_source_set_time_relative(s->retry, RETRY_US);
-		(void)sd_event_source_set_enabled(s->retry, SD_EVENT_ONESHOT);
+		oneshot_arm(s->retry, RETRY_US);
 		return;
 	}
 	entry_clear(e);

@@ -7,15 +7,17 @@
  * kernel does not let it run in the first place, and there is no watch.
  *
  * upgrade.c begins one when COMMIT is in the journal. If the daemon dies here, the
- * worker goes on as told, and the next daemon has it finished or ended.
+ * worker goes on as told, and the next daemon watches again until it has ended.
  */
 #include "source_watch.h"
 
 #include "cleanup.h"
 #include "log.h"
+#include "oneshot.h"
 #include "standstill.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/pidfd.h>
@@ -34,7 +36,11 @@ struct source_watch {
 static int on_time(sd_event_source *s, uint64_t usec, void *userdata)
 {
 	struct source_watch *w = userdata;
+	struct pollfd ended = { .fd = w->pidfd, .events = POLLIN };
 
+	/* From then on the pid may be somebody else's. */
+	if (poll(&ended, 1, 0) == 1)
+		return 0;
 	if (process_is_stopped(w->pid) == 0 && !process_is_dying(w->pid)) {
 		(void)pidfd_send_signal(w->pidfd, SIGKILL, NULL, 0);
 		log_vm(LOG_CRIT, w->name, w->id,
@@ -42,8 +48,8 @@ static int on_time(sd_event_source *s, uint64_t usec, void *userdata)
 		       "twice",
 		       w->pid);
 	}
-	(void)sd_event_source_set_time_relative(w->timer, WATCH_US);
-	return sd_event_source_set_enabled(w->timer, SD_EVENT_ONESHOT);
+	oneshot_arm(w->timer, WATCH_US);
+	return 0;
 }
 
 int source_watch_new(sd_event *event, const char *name, uint64_t id, pid_t pid, int pidfd,

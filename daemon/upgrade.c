@@ -38,6 +38,7 @@
 #include "log.h"
 #include "manager/manager.h"
 #include "native.h"
+#include "oneshot.h"
 #include "schedule.h"
 #include "source_watch.h"
 #include "work_dir.h"
@@ -74,7 +75,7 @@ struct upgrade {
 	int source_pidfd; /* stays ours when the source has ended */
 	struct worker_process *worker;
 	uint64_t next_worker_mode; /* enum WorkerMode of the worker that runs or comes next */
-	sd_event_source *later;	   /* a recovery that waits; there from the beginning */
+	sd_event_source *later;	   /* calls on_recovery(); there from the beginning */
 	sd_event_source *past_exit; /* of a past worker */
 	int past_worker;	   /* pidfd of a worker of the daemon before us */
 	sd_event_source *past_limit;
@@ -648,13 +649,6 @@ static bool can_rebuild(struct upgrade *u)
 	       ((u->rebuilds && !u->committed) || target_has_ended(u));
 }
 
-/* on_recovery() is called in a while. Takes no memory: it may be for want of it. */
-static void recover_in(struct upgrade *u, uint64_t delay_us)
-{
-	(void)sd_event_source_set_time_relative(u->later, delay_us);
-	(void)sd_event_source_set_enabled(u->later, SD_EVENT_ONESHOT);
-}
-
 /* -EAGAIN: there is none yet, and on_recovery() is called again. */
 static int find_place(struct upgrade *u)
 {
@@ -675,7 +669,7 @@ static int find_place(struct upgrade *u)
 		       "%s is not started anew: nowhere to bring the guest back to",
 		       u->vm->pb->unit);
 	}
-	recover_in(u, PLACE_INTERVAL_US);
+	oneshot_arm(u->later, PLACE_INTERVAL_US);
 	return -EAGAIN;
 }
 
@@ -791,7 +785,7 @@ static int on_recovery(sd_event_source *s, uint64_t usec, void *userdata)
 	if (can_rebuild(u)) {
 		if (!has_ended(u->source_pidfd)) {
 			(void)pidfd_send_signal(u->source_pidfd, SIGKILL, NULL, 0);
-			recover_in(u, SOURCE_END_US);
+			oneshot_arm(u->later, SOURCE_END_US);
 			return 0;
 		}
 		r = find_place(u);
@@ -813,7 +807,7 @@ static int on_recovery(sd_event_source *s, uint64_t usec, void *userdata)
 			log_vm(LOG_ERR, u->vm->pb->name, u->start->upgrade_id,
 			       "no worker can be started yet: %s", err.text ?: strerror(-r));
 		u->short_of = -r;
-		recover_in(u, SHORTAGE_INTERVAL_US);
+		oneshot_arm(u->later, SHORTAGE_INTERVAL_US);
 		return 0;
 	}
 	u->short_of = 0;
@@ -838,7 +832,7 @@ static void recover(struct upgrade *u, const char *why)
 		u->failed_phase = u->phase;
 	}
 	if (u->tries < RECOVERY_TRIES) {
-		recover_in(u, delay_us[u->tries++]);
+		oneshot_arm(u->later, delay_us[u->tries++]);
 		tell_text(u, why);
 		return;
 	}
@@ -1061,6 +1055,7 @@ int upgrade_resume(struct context *ctx, struct vm *vm, const struct unfinished *
 {
 	_cleanup_(upgrade_freep) struct upgrade *u = NULL;
 	const Process *source = unfinished->start->vm->process;
+	const struct custody_item *target;
 	uint64_t age;
 	int r;
 
@@ -1086,10 +1081,13 @@ int upgrade_resume(struct context *ctx, struct vm *vm, const struct unfinished *
 	u->started_at_us = unfinished->at_us;
 	age = clock_us(CLOCK_REALTIME) - unfinished->at_us;
 	u->began_us = clock_us(CLOCK_MONOTONIC) - age;
+	target = custody_find(&u->custody, "target");
+	if (u->committed && target && !has_ended(u->source_pidfd))
+		watch_source(u, target->put);
 	if (work_dir_open_worker(u->start->work_dir, &u->past_worker) >= 0)
 		r = await_past_worker(u);
 	else
-		recover_in(u, 0);
+		oneshot_arm(u->later, 0);
 	if (r < 0)
 		return error_errno(err, r, "no recovery");
 	log_vm(LOG_NOTICE, vm->pb->name, u->start->upgrade_id,

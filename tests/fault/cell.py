@@ -120,7 +120,7 @@ class Bench:
             f.write(pid.to_bytes(4, "little") + error.to_bytes(4, "little"))
 
     def reports(self):
-        return self.host.ctl("history", self.guest.name, "--limit", "0")[1][0].get("reports", [])
+        return self.host.reports(self.guest.name)
 
     # ---- one cell -----------------------------------------------------------------
 

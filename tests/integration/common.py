@@ -45,6 +45,11 @@ def ctl(*words):
     return r.returncode, documents
 
 
+def reports(name):
+    """Of all upgrades of a VM, the last one first."""
+    return ctl("history", name, "--limit", "0")[1][0].get("reports", [])
+
+
 def unit(name, *properties):
     """{property: value} of a unit."""
     r = sh("systemctl", "show", name, *[f"--property={p}" for p in properties], check=True)

@@ -5,8 +5,8 @@ loaded it, and nobody was told to run."""
 import os
 import signal
 
-from common import (FAULTS_SEEN, NEW, Attempt, Case, alive, ctl, daemon_pid, fault, processes, saw, sh, shared, take_faults,
-                    unit)
+from common import (FAULTS_SEEN, NEW, Attempt, Case, alive, ctl, daemon_pid, fault, processes, reports, saw, sh, shared,
+                    take_faults, unit)
 from host import status_by_qmp, wait_until
 from test_foreign import Bare
 from test_rollback import Unstoppable
@@ -26,8 +26,8 @@ def settled(name):
     """The report of the upgrade that was under way."""
     def ended():
         vm = ctl("show", name)[1][-1]
-        reports = ctl("history", name, "--limit", "1")[1][0].get("reports", [])
-        return None if vm.get("upgrade_id") or not reports else reports[-1]
+        known = reports(name)
+        return None if vm.get("upgrade_id") or not known else known[0]
     return wait_until(ended, 200, "the upgrade ends")
 
 

@@ -15,7 +15,7 @@ sys.path[:0] = [str(HERE.parent / "fault"), str(HERE.parent / "vmm")]
 import matrix  # noqa: E402
 
 from common import (FAULTS_SEEN, LIGHT, NEW, Attempt, Case, alive, ctl, daemon_pid, fault, kept, processes,  # noqa: E402
-                    saw, started, stop_shared, take_faults, targets)
+                    reports, saw, started, stop_shared, take_faults, targets)
 from host import Guest, wait_until  # noqa: E402
 from test_custody import stored  # noqa: E402
 from test_tiers import QEMUS, make  # noqa: E402
@@ -58,9 +58,6 @@ class Faults(Case):
         stop_shared()
         return kept("faults", start)
 
-    def history(self, guest):
-        return ctl("history", guest.name, "--limit", "0")[1][0].get("reports", [])
-
     def pids(self, victim, attempt, source):
         return {"source": [source], "target": list(targets() - attempt.before), "worker": processes("upgraded-worker"),
                 "daemon": [daemon_pid()]}[victim]
@@ -68,7 +65,7 @@ class Faults(Case):
     def killed_at(self, cell):
         """Returns what the upgrade came to; None: it never began."""
         guest = self.guest()
-        source, known = self.begin(guest), len(self.history(guest))
+        source, known = self.begin(guest), len(reports(guest.name))
         fault(f"{cell.boundary} sleep {HOLD_MS}")
         attempt = Attempt(guest, QEMUS[1] if STAGE2 else NEW, *LIMITS)
         wait_until(lambda: FAULTS_SEEN.exists() or attempt.process.poll() is not None, 120, f"{cell.boundary} is passed")
@@ -83,8 +80,8 @@ class Faults(Case):
             return status == 0 and not documents[-1].get("upgrade_id") and not processes("upgraded-worker")
         wait_until(over, 120, "the end")
         attempt.wait()
-        reports = self.history(guest)
-        return guest, source, reports[0] if len(reports) > known else {}
+        after = reports(guest.name)
+        return guest, source, after[0] if len(after) > known else {}
 
     def run_cell(self, cell):
         guest, source, report = self.killed_at(cell)

@@ -66,7 +66,7 @@ class Native(unittest.TestCase):
     def settled(self):
         """The outcome of the upgrade that was running, once it has one."""
         def ended():
-            reports = self.host.ctl("history", "tiny", "--limit", "0")[1][0].get("reports", [])
+            reports = self.host.reports("tiny")
             return reports[0]["outcome"] if reports and not self.guest.show().get("upgrade_id") else None
         return wait_until(ended, 60, f"the upgrade is taken up again{self.told()}")
 
@@ -159,19 +159,34 @@ class Memfd(Native):
 
 class TwiceAfterCommit(Native):
     options = ("--memfd",)
+    fd_store = True
 
-    def test_a_source_that_is_made_to_go_on_is_killed(self):
+    def made_to_go_on(self, first):
         """As a worker would do that is broken, or in somebody else's hands."""
         source = self.guest.proof.pid
         self.guest.order(f"target run sleep {4 * self.host.hold_ms}")
         attempt = self.host.begin(self.guest)
         target = self.guest.await_fault()
+        first()
         self.assertTrue(alive(source))
         os.kill(source, signal.SIGCONT)
         wait_until(lambda: not alive(source), 2 * self.host.hold_ms / 1000, "it is killed")
         self.assertIn("made to go on after COMMIT", self.host.words())
+        return attempt, target
+
+    def test_a_source_that_is_made_to_go_on_is_killed(self):
+        attempt, target = self.made_to_go_on(lambda: None)
         status, report = attempt.join()
         self.expect(COMMITTED, status, report)
+        self.check_guest(target)
+
+    def restart(self):
+        self.kill_daemon()
+        self.host.start()
+
+    def test_the_next_daemon_watches_as_well(self):
+        _, target = self.made_to_go_on(self.restart)
+        self.assertEqual(self.settled(), "committed")
         self.check_guest(target)
 
 
@@ -449,7 +464,7 @@ class BothDie(Native):
     def test_what_may_have_run_is_not_run_again(self):
         self.both_die("target run sleep")
         wait_until(lambda: not self.guest.show().get("upgrade_id"), 30, "it ends")
-        self.assertEqual(self.host.ctl("history", "tiny", "--limit", "0")[1][0]["reports"][0]["outcome"], "lost", self.told())
+        self.assertEqual(self.host.reports("tiny")[0]["outcome"], "lost", self.told())
         ticks = self.guest.proof.ticks()
         time.sleep(0.5)
         self.assertEqual(self.guest.proof.ticks(), ticks, "nobody runs it")
@@ -507,7 +522,7 @@ class EveryPoint(Native):
     def killed_at(self, point, order="", both=False):
         """One upgrade in which whoever comes to @point is killed. Returns the outcome; None: it never began."""
         self.where = point
-        known = len(self.host.ctl("history", "tiny", "--limit", "0")[1][0].get("reports", []))
+        known = len(self.host.reports("tiny"))
         pathlib.Path(f"{self.points}.seen").unlink(missing_ok=True)
         self.points.write_text(f"{point} kill\n")
         source = self.guest.proof.pid
@@ -527,7 +542,7 @@ class EveryPoint(Native):
         attempt.join()
         self.points.unlink()
         self.guest.order()
-        reports = self.host.ctl("history", "tiny", "--limit", "0")[1][0].get("reports", [])
+        reports = self.host.reports("tiny")
         outcome = reports[0]["outcome"] if len(reports) > known else None
         self.check_guest(source if outcome in (None, "rolled_back") else None)
         self.assertEqual(self.guest.proof.pid != source, outcome == "committed", f"{outcome}{self.told()}")

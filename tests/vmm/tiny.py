@@ -336,6 +336,10 @@ class Host:
             text = text[end:].strip()
         return r.returncode, documents
 
+    def reports(self, name):
+        """Of all upgrades of a VM, the last one first."""
+        return self.ctl("history", name, "--limit", "0")[1][0].get("reports", [])
+
     def upgrade(self, guest, *options):
         """(exit status, report)"""
         status, documents = self.ctl("upgrade", guest.name, *options)

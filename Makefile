@@ -6,7 +6,7 @@ ASAN := build/asan
 NINJA := ninja --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help build install demo check check-unit check-native check-fault check-testbed check-integration check-tiers bench \
+.PHONY: help build install demo check check-unit check-valgrind check-native check-fault check-testbed check-integration check-tiers bench \
 	kernel kernel-series check-kernel check-kernel-nightly bench-kernel fuzz \
 	qemu qemu-series check-qemu testbed testbed-shell testbed-install clean
 
@@ -38,6 +38,11 @@ check: ## all tests; ends with "N passed, N failed, N skipped"
 
 check-unit: $(ASAN)/build.ninja ## the unit tests only, with the sanitizers
 	@tests/check unit
+
+check-valgrind: ## the unit tests under valgrind: accesses, leaks, descriptors
+	@testbed/deps build testbed
+	@$(MAKE) -s build
+	@tests/unit/valgrind
 
 fuzz: ## search for inputs that break us, SECONDS=60 by each fuzzer; longer finds more
 	@tests/fuzz/run --seconds $(or $(SECONDS),60)

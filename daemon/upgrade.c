@@ -60,8 +60,8 @@
 /* And if daemons or workers die of it, there is an end to that as well. */
 #define REBUILDS_MAX 10
 /* systemd waits before it starts a unit anew: RestartSec=, and its own work. */
-#define PLACE_US	  (30 * 1000000ULL)
-#define PLACE_INTERVAL_US (100 * 1000ULL)
+#define PLACE_US	     (30 * 1000000ULL)
+#define PLACE_INTERVAL_US    (100 * 1000ULL)
 #define SHORTAGE_INTERVAL_US (1000 * 1000ULL)
 #define SOURCE_END_US	     (10 * 1000ULL)
 
@@ -74,15 +74,15 @@ struct upgrade {
 	struct custody custody;
 	int source_pidfd; /* stays ours when the source has ended */
 	struct worker_process *worker;
-	uint64_t next_worker_mode; /* enum WorkerMode of the worker that runs or comes next */
-	sd_event_source *later;	   /* calls on_recovery(); there from the beginning */
+	uint64_t next_worker_mode;  /* enum WorkerMode of the worker that runs or comes next */
+	sd_event_source *later;	    /* calls on_recovery(); there from the beginning */
 	sd_event_source *past_exit; /* of a past worker */
-	int past_worker;	   /* pidfd of a worker of the daemon before us */
+	int past_worker;	    /* pidfd of a worker of the daemon before us */
 	sd_event_source *past_limit;
 	struct source_watch *watch; /* after COMMIT */
 	unsigned tries;
-	int short_of; /* errno: why no worker could be started the last time */
-	Process place;	   /* pid 0: of the source, or of nobody */
+	int short_of;  /* errno: why no worker could be started the last time */
+	Process place; /* pid 0: of the source, or of nobody */
 	uint64_t place_until_us;
 	bool no_place;	   /* there will be none */
 	unsigned lost;	   /* how many targets from custody failed */
@@ -661,7 +661,8 @@ static int find_place(struct upgrade *u)
 	if (!u->place_until_us) {
 		u->place_until_us = now + PLACE_US;
 		log_vm(LOG_NOTICE, u->vm->pb->name, u->start->upgrade_id,
-		       "both of its VMMs have ended: waits for %s to be started anew", u->vm->pb->unit);
+		       "both of its VMMs have ended: waits for %s to be started anew",
+		       u->vm->pb->unit);
 	}
 	if (now > u->place_until_us) {
 		u->no_place = true;
@@ -821,7 +822,7 @@ static void recover(struct upgrade *u, const char *why)
 {
 	static const uint64_t delay_us[RECOVERY_TRIES] = { 0, 1000000, 5000000 };
 	_cleanup_free_ char *text = NULL;
-	const char *what = can_rebuild(u)  ? "a target is started from custody"
+	const char *what = can_rebuild(u) ? "a target is started from custody"
 			   : u->committed ? "another one finishes the upgrade"
 					  : "another one undoes the upgrade";
 

@@ -27,8 +27,6 @@
 
 /* What a process that was killed may take to give back its memory. */
 #define DYING_MS 10000
-/* What init may take to reap it. */
-#define REAPED_MS 500
 
 /* linux/pidfd.h of Linux 6.15 */
 #define GET_INFO  _IOWR(0xFF, 11, struct pidfd_info_exit)
@@ -207,23 +205,36 @@ int hold_end(struct waiter *w, int pidfd, const char *who, struct error *err)
 	return 0;
 }
 
-/*
- * How a process that is nobody's here ended: the kernel keeps it with the pidfd
- * from when it was reaped, Linux 6.15 and later.
- */
-static bool exit_code(int pidfd, int *ret_code)
+/* From when it was reaped on, the kernel keeps it with the pidfd (Linux 6.15 and later). */
+static bool reaped_code(int pidfd, int *ret_code)
 {
-	for (int i = 0; i < REAPED_MS / 10; i++) {
-		struct pidfd_info_exit info = { .mask = INFO_EXIT };
+	struct pidfd_info_exit info = { .mask = INFO_EXIT };
 
-		if (ioctl(pidfd, GET_INFO, &info) < 0)
-			return false;
-		*ret_code = info.exit_code;
-		if (info.mask & INFO_EXIT)
-			return true;
-		(void)poll(NULL, 0, 10);
-	}
-	return false;
+	if (ioctl(pidfd, GET_INFO, &info) < 0 || !(info.mask & INFO_EXIT))
+		return false;
+	*ret_code = info.exit_code;
+	return true;
+}
+
+/* While it is a zombie its stat has it, as the last field. */
+static bool zombie_code(pid_t pid, int *ret_code)
+{
+	_cleanup_free_ char *stat = NULL;
+	char *state, *last;
+
+	if (proc_read(pid, "stat", &stat, NULL) < 0)
+		return false;
+	state = strrchr(stat, ')');
+	last = strrchr(stat, ' ');
+	return state && last && state[1] == ' ' && state[2] == 'Z' &&
+	       sscanf(last, "%d", ret_code) == 1;
+}
+
+/* How a process ended that is init's to reap: before, after, or just now. Waits for nothing. */
+static bool exit_code(pid_t pid, int pidfd, int *ret_code)
+{
+	return reaped_code(pidfd, ret_code) || zombie_code(pid, ret_code) ||
+	       reaped_code(pidfd, ret_code);
 }
 
 /*
@@ -240,7 +251,7 @@ void hold_explain(struct upgrade *u, struct error *err)
 	if (!r || r == -ECANCELED)
 		return;
 	if (wait_ended(u->target_pidfd, patience_ms)) {
-		known = exit_code(u->target_pidfd, &code);
+		known = exit_code(u->target.pid, u->target_pidfd, &code);
 		error_clear(err);
 		if (!known)
 			error_set(err, r, "the target ended while upgraded waited for %s", what);

@@ -34,6 +34,8 @@
 #define QUIET_US	 1000000
 /* Undoing and finishing have no alternative: they get time of their own. */
 #define LAST_RESORT_US (60 * 1000000ULL)
+/* Nor has this, but another try may do better than a target that hangs. */
+#define REBUILD_LEAST_US (5 * 1000000ULL)
 
 #define PHASE(p)   UPGRADED__V1__PHASE__PHASE_##p
 #define OUTCOME(o) UPGRADED__V1__OUTCOME__OUTCOME_##o
@@ -278,6 +280,8 @@ static int start_over(struct upgrade *u, struct error *err)
 	int r;
 
 	limit_phase(u);
+	if (u->wait.deadline_us < now_us() + REBUILD_LEAST_US)
+		u->wait.deadline_us = now_us() + REBUILD_LEAST_US;
 	r = d->rebuild(u, err);
 	if (r < 0)
 		return r;

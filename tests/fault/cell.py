@@ -25,6 +25,7 @@ from tiny import alive, fds_of, wait_until  # noqa: E402
 
 TIMEOUT_S, BLACKOUT_MS = 1, 1500
 SILENCE_S = 2 * TIMEOUT_S + 10  # worker_silence_us()
+REBUILD_S = 5  # what a target from custody gets at least
 STOPPED_S = 5  # for how long the daemon is stopped
 RECOVERY_S = 5  # beyond the deadlines
 INJECT = ROOT / "build/fault/inject.so"
@@ -188,6 +189,8 @@ class Bench:
         wait, undo = 2 * TIMEOUT_S + BLACKOUT_MS / 1000, lambda: None
         if cell.victim == "worker" and cell.fault not in ("kill", "reset"):
             wait = SILENCE_S  # it lives, but nothing it does gets anywhere
+        if cell.boundary in matrix.REBUILDING:
+            wait += REBUILD_S
         if cell.fault == "kill":
             for pid in pids:
                 os.kill(pid, signal.SIGKILL)

@@ -348,12 +348,12 @@ static void read_only_journal_is_read_and_takes_no_record(void **state)
 	if (geteuid() || mount("none", f->dir, "tmpfs", 0, "size=64k"))
 		skip();
 	/* First without a journal, then with one that is torn. */
-	assert_int_equal(mount("none", f->dir, NULL, MS_REMOUNT | MS_RDONLY, "size=64k"), 0);
+	assert_int_equal(mount("none", f->dir, "tmpfs", MS_REMOUNT | MS_RDONLY, "size=64k"), 0);
 	assert_holds(f, "");
-	assert_int_equal(mount("none", f->dir, NULL, MS_REMOUNT, "size=64k"), 0);
+	assert_int_equal(mount("none", f->dir, "tmpfs", MS_REMOUNT, "size=64k"), 0);
 	write_three(f);
 	assert_int_equal(truncate(f->path, size_of(f) - 1), 0);
-	assert_int_equal(mount("none", f->dir, NULL, MS_REMOUNT | MS_RDONLY, "size=64k"), 0);
+	assert_int_equal(mount("none", f->dir, "tmpfs", MS_REMOUNT | MS_RDONLY, "size=64k"), 0);
 	{
 		_cleanup_(journal_freep) struct journal *j = open_journal(f);
 

@@ -109,7 +109,7 @@ class Bench:
             self.n += 1
             self.guest = self.host.guest(f"tiny{self.n}")
             self.guest.runs_on()
-            self.daemon_fds = len(fds_of(self.host.daemon.pid))
+            self.daemon_fds = fds_of(self.host.daemon.pid)
             self.vmm_fds = None
 
     def damaged(self):
@@ -303,10 +303,10 @@ class Bench:
             raise Failed(f"{outcome}, and it runs in {self.guest.proof.pid}\n{self.told()}")
 
     def count_descriptors(self, gone, outcome):
-        wait_until(lambda: len(fds_of(self.host.daemon.pid)) <= self.daemon_fds, RECOVERY_S,
+        wait_until(lambda: len(fds_of(self.host.daemon.pid)) <= len(self.daemon_fds), RECOVERY_S,
                    lambda: f"the daemon's descriptors: {self.daemon_fds} before, now {fds_of(self.host.daemon.pid)}")
         if gone:
-            self.daemon_fds = len(fds_of(self.host.daemon.pid))
+            self.daemon_fds = fds_of(self.host.daemon.pid)
             return
         now = len(fds_of(self.guest.proof.pid))
         if outcome == "committed" and self.vmm_fds is None:

@@ -6,6 +6,7 @@ and every VMM that an upgrade started, each by its pid. What the guest does is r
 guest share with the test (proof.h)."""
 
 import array
+import contextlib
 import ctypes
 import fcntl
 import json
@@ -243,6 +244,11 @@ class FdStore(threading.Thread):
         """In the child, between fork and exec: as systemd passes them."""
         os.environ["NOTIFY_SOCKET"] = str(self.path)
         passed = {**self.sockets, **self.fds}
+        # Nothing else: what these tests have inherited themselves would be counted as the daemon's.
+        for fd in map(int, os.listdir("/proc/self/fd")):
+            if fd > 2:
+                with contextlib.suppress(OSError):  # of the listing itself
+                    os.set_inheritable(fd, False)
         if not passed:
             return
         high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 500) for fd in passed.values()]
@@ -291,13 +297,15 @@ class Host:
         return self
 
     def __exit__(self, *_):
-        for guest in self.guests:
-            guest.end()
+        # Who starts VMMs ends before them.
         if self.daemon.poll() is None:
             self.daemon.terminate()
         self.daemon.wait()
         for pid in self.workers():
             os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not self.workers(), 10, "the workers end")
+        for guest in self.guests:
+            guest.end()
         self.log.close()
         if self.store:
             self.store.end()

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The reports of past upgrades, for `upgradectl history`. upgrade.c appends,
+ * The reports of past upgrades, for `upgradectl history`. upgrade_end.c appends,
  * control.c reads. Kept in the state directory, across reboots; nothing is
  * ever decided by it, so an error here is logged and goes no further. One file
  * and its predecessor: above the size limit history becomes history.1.

@@ -3,7 +3,7 @@
  * VMMs that speak libupgraded. Each connects to vmm.sock and registers its VM;
  * from then on the daemon only keeps the connection, and lends it to the worker
  * that checks or upgrades the VM. server.c calls in with requests and ends of
- * connections, upgrade.c and check.c with what their workers ask for.
+ * connections, upgrade_worker.c and check.c with what their workers ask for.
  *
  * Who a VMM is, is said by the kernel: the process at the other end of the
  * socket. A VM's name is taken from the message, but only by the process that

@@ -2,7 +2,7 @@
 /*
  * Upgrades that were running when the daemon ended. Called once from main(),
  * before anybody can connect: replays the journal, and gives each upgrade that
- * has an INTENT and no END to upgrade.c, which takes its custody back from the fd
+ * has an INTENT and no END to upgrade_recovery.c, which takes its custody back from the fd
  * store. The rule is in the journal alone: with a COMMIT record it rolls forward,
  * without one it rolls back; a REBUILD record says that there are no VMMs to which
  * either could apply. Owns the list while it reads. If the daemon dies here, the

@@ -6,7 +6,7 @@
  * within WATCH_US, before the guest is run twice for long. In the tier stage2 the
  * kernel does not let it run in the first place, and there is no watch.
  *
- * upgrade.c begins one when COMMIT is in the journal. If the daemon dies here, the
+ * upgrade_worker.c begins one when COMMIT is in the journal. If the daemon dies here, the
  * worker goes on as told, and the next daemon watches again until it has ended.
  */
 #include "source_watch.h"

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * One upgraded-worker, seen from the daemon: spawning it, the socket to it,
- * noticing its end, killing it when it hangs. upgrade.c and check.c say what
+ * noticing its end, killing it when it hangs. upgrade_worker.c and check.c say what
  * its messages mean.
  *
  * The worker gets fd 3, its end of a SOCK_SEQPACKET pair, and no other fd

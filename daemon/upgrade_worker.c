@@ -1,0 +1,324 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The worker of an upgrade: what it is given, what its messages lead to, and what is
+ * believed when it ends. The order of things is the point here: what it puts into
+ * custody is held and named in the journal before it hears so, and COMMIT is synced
+ * before it may let the target run. upgrade.c says what becomes of each step if the
+ * daemon dies at it; a worker that dies is upgrade_recovery.c's.
+ */
+#include "upgrade_state.h"
+
+#include "fault_point.h"
+#include "journal.h"
+#include "log.h"
+#include "manager/manager.h"
+#include "native.h"
+#include "source_watch.h"
+#include "work_dir.h"
+#include "worker/device_state.h"
+
+#include <fcntl.h>
+#include <string.h>
+#include <time.h>
+
+static int note_phase(struct upgrade *u, const Event *event)
+{
+	JournalRecord record = UPGRADED__V1__JOURNAL_RECORD__INIT;
+	Upgraded__V1__PhaseTime *p, **v;
+	uint64_t now = upgrade_clock_us(CLOCK_MONOTONIC) - u->began_us;
+
+	u->phase = event->phase;
+	record.kind = UPGRADED__V1__JOURNAL_RECORD__KIND__PHASE;
+	record.phase = event->phase;
+	upgrade_journal_or_log(u, &record);
+
+	if (u->n_phases)
+		u->phases[u->n_phases - 1]->duration_us =
+			now - u->phases[u->n_phases - 1]->start_us;
+	v = reallocarray(u->phases, u->n_phases + 1, sizeof(*v));
+	if (!v)
+		return -ENOMEM;
+	u->phases = v;
+	p = message_new(&upgraded__v1__phase_time__descriptor);
+	if (!p)
+		return -ENOMEM;
+	p->phase = event->phase;
+	p->start_us = now;
+	u->phases[u->n_phases++] = p;
+	return 0;
+}
+
+static int on_event(struct upgrade *u, Event *event)
+{
+	char *vm = event->vm;
+
+	log_vm(LOG_INFO, u->vm->pb->name, u->start->upgrade_id, "%s%s%s", phase_name(event->phase),
+	       event->text[0] ? ": " : "", event->text);
+	if (event->phase != u->phase)
+		(void)note_phase(u, event);
+	/* tell() borrows the registry's name; give the message its own string back. */
+	upgrade_tell(u, event);
+	event->vm = vm;
+	return 0;
+}
+
+static int on_custody(struct upgrade *u, const Envelope *env, struct scm_fds *fds)
+{
+	JournalRecord record = UPGRADED__V1__JOURNAL_RECORD__INIT;
+	_cleanup_error_ struct error err = ERROR_INIT;
+	const CustodyPut *put = env->custody_put;
+	int r;
+
+	r = custody_put(&u->custody, put, env->batches_left > 0, fds, &err);
+	if (r >= 0 && !strcmp(put->name, "target") &&
+	    (!put->target || put->target->pid <= 0 || !custody_find(&u->custody, "target") ||
+	     custody_find(&u->custody, "target")->n_fds < 1))
+		r = error_set(&err, -EINVAL, "a target is put with its process and its pidfd");
+	if (r >= 0 && env->batches_left)
+		return 0;
+	if (r >= 0) {
+		record.kind = UPGRADED__V1__JOURNAL_RECORD__KIND__CUSTODY;
+		record.custody = custody_find(&u->custody, put->name)->put;
+		/* A target that no record names would be left running by a recovery. */
+		r = upgrade_journal(u, &record, &err);
+		fault_point(FAULT_CUSTODY_JOURNALED);
+	}
+	return r < 0 ? worker_process_refuse(u->worker, env->id, &err)
+		     : worker_process_ack(u->worker, env->id);
+}
+
+void upgrade_tell_manager(struct upgrade *u)
+{
+	const struct custody_item *target = custody_find(&u->custody, "target");
+	pid_t from = u->start->vm->process->pid;
+
+	if (!target)
+		return;
+	if (u->rebuilds && manager_of(u->vm)->place(u->ctx, u->vm, &u->place) >= 0)
+		from = u->place.pid;
+	manager_of(u->vm)->commit(u->ctx, u->vm, from, target->put->target->pid);
+}
+
+void upgrade_watch_source(struct upgrade *u, const CustodyPut *target)
+{
+	if (u->rebuilds || (target->plan && target->plan->tier == UPGRADED__V1__TIER__TIER_STAGE2))
+		return;
+	if (source_watch_new(u->ctx->event, u->vm->pb->name, u->start->upgrade_id,
+			     u->start->vm->process->pid, u->source_pidfd, &u->watch) < 0)
+		log_vm(LOG_WARNING, u->vm->pb->name, u->start->upgrade_id,
+		       "the source cannot be watched");
+}
+
+static int commit(struct upgrade *u, struct error *err)
+{
+	const struct custody_item *target = custody_find(&u->custody, "target");
+	JournalRecord record = UPGRADED__V1__JOURNAL_RECORD__INIT;
+	int r;
+
+	if (u->committed)
+		return 0;
+	if (u->aborted && !u->rebuilds)
+		return error_set(err, -ECANCELED, "aborted by the operator");
+	if (!target)
+		return error_set(err, -EINVAL, "there is no target in custody");
+	record.kind = UPGRADED__V1__JOURNAL_RECORD__KIND__COMMIT;
+	fault_point(FAULT_COMMIT_DUE);
+	r = upgrade_journal(u, &record, err);
+	if (r < 0)
+		return r;
+	fault_point(FAULT_COMMIT_JOURNALED);
+	u->committed = true;
+	/* The worker tells of its phases later, when the guest runs. */
+	if (u->phase < PHASE(SWITCH))
+		u->phase = PHASE(SWITCH);
+	upgrade_tell_manager(u);
+	upgrade_watch_source(u, target->put);
+	fault_point(FAULT_COMMIT_TOLD);
+	return 0;
+}
+
+/* No record of it: a name in the journal says what was held, not that it still is. */
+static int on_drop(struct upgrade *u, const Envelope *env)
+{
+	custody_drop(&u->custody, env->custody_drop->name);
+	return worker_process_ack(u->worker, env->id);
+}
+
+static int on_commit(struct upgrade *u, const Envelope *env)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+
+	if (u->next_worker_mode == UPGRADED__V1__WORKER_MODE__WORKER_ROLLBACK)
+		return -EPROTO;
+	if (commit(u, &err) >= 0)
+		return worker_process_ack(u->worker, env->id);
+	log_error(LOG_ERR, u->vm->pb->name, u->start->upgrade_id, &err, "no commit");
+	return worker_process_refuse(u->worker, env->id, &err);
+}
+
+static int on_done(struct upgrade *u, Envelope *env)
+{
+	WorkerDone *done = env->worker_done;
+
+	if (!done->report || !done->report->outcome)
+		return -EPROTO;
+	/* The journal has the last word on what can be true. */
+	if (u->committed && (done->report->outcome == OUTCOME(ROLLED_BACK) ||
+			     done->report->outcome == OUTCOME(REFUSED)))
+		return -EPROTO;
+	if (!u->committed && done->report->outcome == OUTCOME(COMMITTED))
+		return -EPROTO;
+	message_free(u->report);
+	message_free(u->found);
+	fault_point(FAULT_REPORT_RECEIVED);
+	u->report = TAKE_PTR(done->report);
+	u->found = TAKE_PTR(done->vm);
+	worker_process_expect_end(u->worker, WORKER_END_US);
+	return 0;
+}
+
+static int on_message(Envelope *env, struct scm_fds *fds, void *userdata)
+{
+	struct upgrade *u = userdata;
+
+	switch (env->body_case) {
+	case BODY(EVENT):
+		return on_event(u, env->event);
+	case BODY(CUSTODY_PUT):
+		return on_custody(u, env, fds);
+	case BODY(CUSTODY_DROP):
+		return on_drop(u, env);
+	case BODY(COMMIT):
+		return on_commit(u, env);
+	case BODY(WORKER_DONE):
+		return on_done(u, env);
+	case BODY(VMM_BORROW):
+		return native_borrow(u->ctx, u->worker, env);
+	default:
+		return -EPROTO;
+	}
+}
+
+/* The guest is not lost while it is in custody. */
+static void on_lost(struct upgrade *u)
+{
+	_cleanup_message_ Report *report = TAKE_PTR(u->report);
+
+	message_free(u->found);
+	u->found = NULL;
+	if (!u->rebuilds)
+		u->tries = 0;
+	upgrade_recover(u, report->error);
+}
+
+static void on_ended(const char *how, void *userdata)
+{
+	struct upgrade *u = userdata;
+	char why[160];
+
+	native_take_back(u->ctx, u->worker);
+	worker_process_freep(&u->worker);
+	if (u->report && u->report->outcome == OUTCOME(LOST) &&
+	    u->next_worker_mode == UPGRADED__V1__WORKER_MODE__WORKER_REBUILD)
+		u->lost++;
+	if (u->report && u->report->outcome == OUTCOME(LOST) && upgrade_can_rebuild(u)) {
+		on_lost(u);
+		return;
+	}
+	if (u->report) {
+		upgrade_end(u);
+		return;
+	}
+	snprintf(why, sizeof(why), "its worker %s in phase %s", how, phase_name(u->phase));
+	upgrade_recover(u, why);
+}
+
+static const struct worker_ops upgrade_ops = { on_message, on_ended };
+
+int upgrade_open_target(struct upgrade *u, int *ret_fd)
+{
+	const struct custody_item *t = custody_find(&u->custody, "target");
+	int r;
+
+	if (!t) {
+		*ret_fd = -EBADF;
+		return 0;
+	}
+	if (t->n_fds) {
+		*ret_fd = fcntl(t->fds[0], F_DUPFD_CLOEXEC, 0);
+		return *ret_fd < 0 ? -errno : 0;
+	}
+	r = process_open(t->put->target->pid, t->put->target->start_time, ret_fd);
+	return r == -ESRCH ? process_open_dead(ret_fd) : r;
+}
+
+/* To undo or to finish takes the marks of the state; to rebuild takes all. */
+static bool is_given(const struct custody_item *item, Upgraded__V1__WorkerMode mode)
+{
+	const char *name = item->put->name;
+
+	if (item->open || mode == UPGRADED__V1__WORKER_MODE__WORKER_UPGRADE)
+		return false;
+	if (mode == UPGRADED__V1__WORKER_MODE__WORKER_REBUILD)
+		return strcmp(name, "target") && strcmp(name, "target-vm");
+	return !strcmp(name, DEVICE_STATE) || !strcmp(name, "target-vm");
+}
+
+static void give_custody(struct upgrade *u, Upgraded__V1__WorkerMode mode)
+{
+	for (size_t i = 0; i < u->custody.n; i++) {
+		const struct custody_item *item = u->custody.items[i];
+
+		/* A worker that does not take it is killed, and seen to end. */
+		if (is_given(item, mode) &&
+		    worker_process_give(u->worker, item->whole, item->fds, item->n_fds) < 0)
+			return;
+	}
+}
+
+int upgrade_run_worker(struct upgrade *u, Upgraded__V1__WorkerMode mode, struct error *err)
+{
+	const struct custody_item *t = custody_find(&u->custody, "target");
+	_cleanup_close_ int target = -EBADF;
+	WorkerStart start = *u->start;
+	struct worker_order order;
+	int r;
+
+	start.mode = mode;
+	if (mode != UPGRADED__V1__WORKER_MODE__WORKER_UPGRADE) {
+		r = upgrade_open_target(u, &target);
+		if (r < 0)
+			return error_errno(err, r, "the target cannot be watched");
+		if (t)
+			start.target = t->put->target;
+		/* The plan is as old as the order to start, the process is not. */
+		t = t ?: custody_find(&u->custody, "start");
+		if (t) {
+			start.target_qmp = t->put->target_qmp;
+			start.plan = t->put->plan;
+		}
+	}
+	start.place = &u->place;
+	for (size_t i = 0; i < u->custody.n; i++)
+		start.custody += is_given(u->custody.items[i], mode);
+	order = (struct worker_order){
+		.program = u->ctx->options.worker,
+		.start = &start,
+		.source_pidfd = u->source_pidfd,
+		.target_pidfd = target,
+		.silence_us = worker_silence_us(start.phase_timeout_us),
+		.ops = &upgrade_ops,
+		.userdata = u,
+	};
+	u->next_worker_mode = mode;
+	r = worker_process_start(u->ctx->event, &order, &u->worker, err);
+	if (r < 0)
+		return r;
+	fault_point(FAULT_WORKER_STARTED);
+	give_custody(u, mode);
+	r = work_dir_write_worker(start.work_dir, worker_process_pid(u->worker));
+	if (r < 0)
+		log_vm(LOG_WARNING, u->vm->pb->name, start.upgrade_id,
+		       "the worker could not be noted for a restart: %s", strerror(-r));
+	return 0;
+}

@@ -3,10 +3,11 @@
 
 BUILD := build/user
 ASAN := build/asan
+TSAN := build/tsan
 NINJA := ninja --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help build install demo check check-unit check-valgrind check-native check-fault check-testbed check-integration check-tiers bench \
+.PHONY: help build install demo check check-unit check-valgrind check-tsan check-native check-fault check-testbed check-integration check-tiers bench \
 	kernel kernel-series check-kernel check-kernel-nightly bench-kernel fuzz \
 	qemu qemu-series check-qemu testbed testbed-shell testbed-install clean
 
@@ -43,6 +44,12 @@ check-valgrind: ## the unit tests under valgrind: accesses, leaks, descriptors
 	@testbed/deps build testbed
 	@$(MAKE) -s build
 	@tests/unit/valgrind
+
+check-tsan: ## the threaded VMM of the tests, upgraded and killed in every phase, with ThreadSanitizer
+	@testbed/deps build
+	@[ -e $(TSAN)/build.ninja ] || meson setup $(TSAN) -Db_sanitize=thread -Db_lundef=false -Dbuildtype=debug >/dev/null
+	@$(NINJA) -C $(TSAN)
+	@UPGRADED_BUILD=$(CURDIR)/$(TSAN) TSAN_OPTIONS=halt_on_error=1 python3 tests/vmm/test_native.py
 
 fuzz: ## search for inputs that break us, SECONDS=60 by each fuzzer; longer finds more
 	@tests/fuzz/run --seconds $(or $(SECONDS),60)

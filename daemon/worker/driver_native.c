@@ -549,7 +549,6 @@ static int run(struct upgrade *u, struct error *err)
 	if (!u->plan) {
 		u->plan = u->start->plan;
 		u->tier = u->plan ? u->plan->tier : u->tier;
-		u->wait.source = -EBADF;
 		u->wait.target = u->target_pidfd;
 		r = hold_end(&u->wait, u->source_pidfd, "the source", err);
 		if (r < 0)

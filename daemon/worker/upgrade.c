@@ -201,6 +201,8 @@ static Upgraded__V1__Outcome go_forward(struct upgrade *u, struct error *err)
 	u->committed = true;
 	u->wait.uninterruptible = true;
 	u->wait.deadline_us = now_us() + LAST_RESORT_US;
+	/* It has no claim to the guest any more: its end must not end a wait for the target. */
+	u->wait.source = -EBADF;
 	enter(u, PHASE(RUN), NULL);
 	if (u->driver->run(u, err) < 0) {
 		speak(u);

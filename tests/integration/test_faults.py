@@ -103,7 +103,11 @@ class Faults(Case):
 
 def add(cell):
     def test(self):
-        self.run_cell(cell)
+        try:
+            self.run_cell(cell)
+        except BaseException:
+            stop_shared()  # the next cell gets a guest of which all is known
+            raise
     setattr(Faults, "test_" + cell.name.replace(".", "_").replace("/", "_").replace("-", "_"), test)
 
 

@@ -29,7 +29,9 @@ BOUNDARIES = ("daemon.intent", "daemon.worker-started", "daemon.custody-fds", "d
               "daemon.end-journaled", "worker.examined", "worker.target-started", "worker.prepared", "worker.verified",
               "worker.state-whole", "worker.frozen", "worker.loaded", "worker.held", "worker.committed", "worker.ran",
               "worker.finished")
-# No target has been started there.
+# Who is not there: no target has been started yet, the source has been ended, the worker is done.
+WITHOUT_SOURCE = ("worker.finished", "daemon.report-received", "daemon.end-due", "daemon.end-journaled")
+WITHOUT_WORKER = ("daemon.end-due", "daemon.end-journaled")
 WITHOUT_TARGET = ("daemon.intent", "daemon.worker-started", "daemon.custody-fds", "daemon.custody-journaled", "worker.examined")
 
 
@@ -111,7 +113,8 @@ def add(cell):
     setattr(Faults, "test_" + cell.name.replace(".", "_").replace("/", "_").replace("-", "_"), test)
 
 
+ABSENT = {"source": WITHOUT_SOURCE, "target": WITHOUT_TARGET, "worker": WITHOUT_WORKER, "daemon": ()}
 for at in BOUNDARIES:
     for who in VICTIMS:
-        if who != "target" or at not in WITHOUT_TARGET:
+        if at not in ABSENT[who]:
             add(matrix.Cell(at, "kill", who))

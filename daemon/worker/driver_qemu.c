@@ -616,12 +616,23 @@ static int hold(struct upgrade *u, struct error *err)
 
 /* ---- run, finish ------------------------------------------------------- */
 
+/* A worker before us may have given it its final name already. */
+static const char *target_monitor(const struct upgrade *u)
+{
+	const char *path = u->start->target_qmp;
+
+	for (size_t i = 0; u->plan && access(path, F_OK) < 0 && i < u->plan->n_renames; i++)
+		if (!strcmp(u->plan->renames[i]->from, path))
+			return u->plan->renames[i]->to;
+	return path;
+}
+
 static int connect_target(struct upgrade *u, struct qemu *q, struct error *err)
 {
 	if (q->target_qmp)
 		return 0;
 	u->wait.what = "the target's monitor";
-	return qmp_connect(u->start->target_qmp, "the target", &u->wait, &q->target_qmp, err);
+	return qmp_connect(target_monitor(u), "the target", &u->wait, &q->target_qmp, err);
 }
 
 /* The time of an event that came, or comes soon; 0 if it does not. */

@@ -160,11 +160,10 @@ class Custody(Case):
             self.assertEqual(vm.adopt()[0], 0)
             self.bare_is_brought_back(vm, vm.process.pid, self.killed_in_switch)
 
-    def test_worker_killed_after_commit_is_followed_by_one_that_finishes(self):
-        """The source is gone for good by the time at which the target is told to run."""
+    def finished_by_another(self, *faults):
         take_faults()
         self.addCleanup(fault, "")
-        fault("worker.committed kill\nworker.let-go sleep 2000")
+        fault("\n".join(faults))
         with Bare("bare", NEW) as vm:
             self.assertEqual(vm.adopt()[0], 0)
             status, report = Attempt(vm, NEW).wait(200)
@@ -172,6 +171,14 @@ class Custody(Case):
             self.assertEqual(status_by_qmp(vm.dir / "mine", 60), "running")
             self.assertFalse(alive(vm.process.pid))
         saw(f"{FAULTS_SEEN.read_text().split()[::2]} were passed, the guest goes on")
+
+    def test_worker_killed_after_commit_is_followed_by_one_that_finishes(self):
+        """The source is gone for good by the time at which the target is told to run."""
+        self.finished_by_another("worker.committed kill", "worker.let-go sleep 2000")
+
+    def test_worker_killed_when_all_was_done_is_followed_by_one_that_finds_it_so(self):
+        """The target's monitor is at its final address by then."""
+        self.finished_by_another("worker.finished kill")
 
     def test_vmm_of_a_unit_is_brought_back_into_its_unit(self):
         self.unit_is_brought_back(self.killed_in_switch)

@@ -29,9 +29,9 @@ BOUNDARIES = ("daemon.intent", "daemon.worker-started", "daemon.custody-fds", "d
               "daemon.end-journaled", "worker.examined", "worker.target-started", "worker.prepared", "worker.verified",
               "worker.state-whole", "worker.frozen", "worker.loaded", "worker.held", "worker.committed", "worker.ran",
               "worker.finished")
-# Who is not there: no target has been started yet, the source has been ended, the worker is done.
+# Who is not there: nobody was started yet, the source has been ended, the worker is done.
 WITHOUT_SOURCE = ("worker.finished", "daemon.report-received", "daemon.end-due", "daemon.end-journaled")
-WITHOUT_WORKER = ("daemon.end-due", "daemon.end-journaled")
+WITHOUT_WORKER = ("daemon.intent", "daemon.report-received", "daemon.end-due", "daemon.end-journaled")
 WITHOUT_TARGET = ("daemon.intent", "daemon.worker-started", "daemon.custody-fds", "daemon.custody-journaled", "worker.examined")
 
 

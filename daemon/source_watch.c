@@ -17,7 +17,6 @@
 #include "standstill.h"
 
 #include <errno.h>
-#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/pidfd.h>
@@ -36,10 +35,9 @@ struct source_watch {
 static int on_time(sd_event_source *s, uint64_t usec, void *userdata)
 {
 	struct source_watch *w = userdata;
-	struct pollfd ended = { .fd = w->pidfd, .events = POLLIN };
 
 	/* From then on the pid may be somebody else's. */
-	if (poll(&ended, 1, 0) == 1)
+	if (process_has_ended(w->pidfd))
 		return 0;
 	if (process_is_stopped(w->pid) == 0 && !process_is_dying(w->pid)) {
 		(void)pidfd_send_signal(w->pidfd, SIGKILL, NULL, 0);

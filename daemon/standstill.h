@@ -15,4 +15,7 @@ bool process_is_dying(pid_t pid);
 /* 1: every thread is stopped or gone; 0: not so; or a negative errno of /proc. */
 int process_is_stopped(pid_t pid);
 
+/* @pidfd (borrowed; negative: of nobody) is of a process that is dead, or a zombie. */
+bool process_has_ended(int pidfd);
+
 #endif

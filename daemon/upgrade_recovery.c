@@ -16,12 +16,11 @@
 #include "log.h"
 #include "manager/manager.h"
 #include "oneshot.h"
-#include "source_watch.h"
+#include "standstill.h"
 #include "work_dir.h"
 #include "worker/device_state.h"
 
 #include <inttypes.h>
-#include <poll.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -39,18 +38,11 @@
 #define SHORTAGE_INTERVAL_US (1000 * 1000ULL)
 #define SOURCE_END_US	     (10 * 1000ULL)
 
-static bool has_ended(int pidfd)
-{
-	struct pollfd p = { .fd = pidfd, .events = POLLIN };
-
-	return pidfd >= 0 && poll(&p, 1, 0) == 1;
-}
-
 static bool target_has_ended(struct upgrade *u)
 {
 	_cleanup_close_ int target = -EBADF;
 
-	return upgrade_open_target(u, &target) >= 0 && (target < 0 || has_ended(target));
+	return upgrade_open_target(u, &target) >= 0 && (target < 0 || process_has_ended(target));
 }
 
 /* Whole, and nobody was told to run from it. */
@@ -68,7 +60,7 @@ bool upgrade_can_rebuild(struct upgrade *u)
 	return !u->no_place && u->lost < REBUILD_TRIES && u->rebuilds < REBUILDS_MAX &&
 	       custody_find(&u->custody, "start") && state_is_good(u) &&
 	       /* After COMMIT it has no claim to the guest any more, and no way back. */
-	       (has_ended(u->source_pidfd) || u->committed) &&
+	       (process_has_ended(u->source_pidfd) || u->committed) &&
 	       /* The target of a rebuild that got no COMMIT is ended by the next one. */
 	       ((u->rebuilds && !u->committed) || target_has_ended(u));
 }
@@ -135,7 +127,7 @@ int upgrade_on_recovery(sd_event_source *s, uint64_t usec, void *userdata)
 	int r = 0;
 
 	if (upgrade_can_rebuild(u)) {
-		if (!has_ended(u->source_pidfd)) {
+		if (!process_has_ended(u->source_pidfd)) {
 			(void)pidfd_send_signal(u->source_pidfd, SIGKILL, NULL, 0);
 			oneshot_arm(u->later, SOURCE_END_US);
 			return 0;
@@ -280,7 +272,7 @@ int upgrade_resume(struct context *ctx, struct vm *vm, const struct unfinished *
 	age = upgrade_clock_us(CLOCK_REALTIME) - unfinished->at_us;
 	u->began_us = upgrade_clock_us(CLOCK_MONOTONIC) - age;
 	target = custody_find(&u->custody, "target");
-	if (u->committed && target && !has_ended(u->source_pidfd))
+	if (u->committed && target)
 		upgrade_watch_source(u, target->put);
 	if (work_dir_open_worker(u->start->work_dir, &u->past_worker) >= 0)
 		r = await_past_worker(u);

@@ -18,9 +18,9 @@
  *
  * A failed step comes back through a close-on-exec pipe and becomes a sentence.
  * If the worker dies in the middle, the child goes on to exec and then waits, as
- * every target does, for a cpr channel: whoever undoes that upgrade finds it by
- * the paths in its command line, which are unique to the upgrade; one that speaks
- * libupgraded is sent away when the upgrade has ended (daemon/native.c). There is no
+ * every target does, for a cpr channel. One that speaks libupgraded is sent away when
+ * the upgrade has ended (daemon/native.c); a QEMU that nobody knows of yet stays, without
+ * the guest's memory and without ever running. There is no
  * parent-death signal, because the target must outlive the worker: it is not even
  * the worker's child, see fork_away().
  */

@@ -14,6 +14,7 @@
 #include "manager/manager.h"
 #include "native.h"
 #include "source_watch.h"
+#include "standstill.h"
 #include "work_dir.h"
 #include "worker/device_state.h"
 
@@ -99,14 +100,30 @@ void upgrade_tell_manager(struct upgrade *u)
 	manager_of(u->vm)->commit(u->ctx, u->vm, from, target->put->target->pid);
 }
 
+/* There is one that could run, and no kernel that keeps it from running. */
+static bool source_may_run(const struct upgrade *u, const CustodyPut *target)
+{
+	return !u->rebuilds &&
+	       !(target->plan && target->plan->tier == UPGRADED__V1__TIER__TIER_STAGE2);
+}
+
 void upgrade_watch_source(struct upgrade *u, const CustodyPut *target)
 {
-	if (u->rebuilds || (target->plan && target->plan->tier == UPGRADED__V1__TIER__TIER_STAGE2))
+	if (!source_may_run(u, target))
 		return;
 	if (source_watch_new(u->ctx->event, u->vm->pb->name, u->start->upgrade_id,
 			     u->start->vm->process->pid, u->source_pidfd, &u->watch) < 0)
 		log_vm(LOG_WARNING, u->vm->pb->name, u->start->upgrade_id,
 		       "the source cannot be watched");
+}
+
+/* The worker has seen to that, but a worker may be wrong. */
+static bool source_stands_still(const struct upgrade *u)
+{
+	pid_t pid = u->start->vm->process->pid;
+
+	return process_has_ended(u->source_pidfd) || process_is_stopped(pid) == 1 ||
+	       process_is_dying(pid);
 }
 
 static int commit(struct upgrade *u, struct error *err)
@@ -121,6 +138,11 @@ static int commit(struct upgrade *u, struct error *err)
 		return error_set(err, -ECANCELED, "aborted by the operator");
 	if (!target)
 		return error_set(err, -EINVAL, "there is no target in custody");
+	if (source_may_run(u, target->put) && !source_stands_still(u))
+		return error_set(err, -EBUSY,
+				 "the VMM of %s (process %d) does not stand still, so the target "
+				 "may not run",
+				 u->vm->pb->name, u->start->vm->process->pid);
 	record.kind = UPGRADED__V1__JOURNAL_RECORD__KIND__COMMIT;
 	fault_point(FAULT_COMMIT_DUE);
 	r = upgrade_journal(u, &record, err);

@@ -180,6 +180,17 @@ class TwiceAfterCommit(Native):
         self.expect(COMMITTED, status, report)
         self.check_guest(target)
 
+    def test_no_commit_while_the_source_goes_on(self):
+        source = self.guest.proof.pid
+        self.guest.order(f"target owned sleep {2 * self.host.hold_ms}")
+        attempt = self.host.begin(self.guest)
+        self.guest.await_fault()
+        os.kill(source, signal.SIGCONT)
+        status, report = attempt.join()
+        self.expect(ROLLED_BACK, status, report)
+        self.assertIn("does not stand still", report["error"])
+        self.check_guest(source)
+
     def restart(self):
         self.kill_daemon()
         self.host.start()

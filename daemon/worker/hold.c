@@ -9,6 +9,7 @@
  */
 #include "hold.h"
 
+#include "cleanup.h"
 #include "device_state.h"
 #include "fault_point.h"
 #include "link.h"
@@ -61,17 +62,18 @@ static int put_order(struct upgrade *u, const struct spawn_order *o, char *qmp, 
 }
 
 /*
- * If this process dies between the fork and the acknowledgement, the target is
- * nobody's: see spawn.c for what becomes of it.
+ * If this process dies before custody has the target, that ends as well, for it was
+ * not let go yet (spawn.c); from then on the next worker finds it, dead or alive.
  */
 static int start(struct upgrade *u, const struct spawn_order *o, char *qmp, struct error *err)
 {
 	Upgraded__V1__CustodyPut put = UPGRADED__V1__CUSTODY_PUT__INIT;
+	_cleanup_close_ int gate = -EBADF;
 	uint64_t start_time;
 	pid_t pid;
 	int r;
 
-	r = spawn_order_start(o, NULL, &pid, &u->target_pidfd, err);
+	r = spawn_order_ready(o, &pid, &u->target_pidfd, &gate, err);
 	if (r < 0)
 		return r;
 	fault_point(FAULT_TARGET_STARTED);
@@ -85,7 +87,13 @@ static int start(struct upgrade *u, const struct spawn_order *o, char *qmp, stru
 	put.target = &u->target;
 	put.target_qmp = qmp ?: put.target_qmp;
 	put.plan = u->plan;
-	return link_put(&u->wait, &put, &u->target_pidfd, 1, err);
+	r = link_put(&u->wait, &put, &u->target_pidfd, 1, err);
+	if (r >= 0)
+		r = spawn_let_go(o->argv[0], gate, err);
+	u->wait.what = "the target to be executed";
+	if (r >= 0)
+		r = wait_for(&u->wait, gate, POLLIN, err);
+	return r < 0 ? r : spawn_started(o->argv[0], gate, NULL, err);
 }
 
 int hold_start(struct upgrade *u, const struct spawn *spawn, char *qmp, struct error *err)

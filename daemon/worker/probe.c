@@ -10,8 +10,7 @@
  * All that does not fit becomes findings, as many as can be found in one go; an
  * error is only what keeps the worker from asking. Owns the process until it
  * is killed and reaped at the end. If the worker dies in between, the process
- * reads the end of its standard input, and QEMU then lives on without a
- * monitor: it is in the worker's cgroup, and ends with it.
+ * ends with it: spawn_probe().
  */
 #include "probe.h"
 
@@ -154,7 +153,7 @@ static int start(struct probe *p, int source_pidfd, const char *machine_type, co
 		.keep_cgroup = true,
 		.ret_no_exec = &p->no_exec,
 	};
-	int r = spawn_like(&s, &pid, &p->pidfd, err);
+	int r = spawn_probe(&s, &pid, &p->pidfd, err);
 
 	return r < 0 ? r : TAKE_FD(ours);
 }

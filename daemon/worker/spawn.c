@@ -16,13 +16,13 @@
  * Capabilities are set by plain system calls: libcap-ng keeps state of its own
  * and reads /proc at moments that are wrong here.
  *
- * A failed step comes back through a close-on-exec pipe and becomes a sentence.
- * If the worker dies in the middle, the child goes on to exec and then waits, as
- * every target does, for a cpr channel. One that speaks libupgraded is sent away when
- * the upgrade has ended (daemon/native.c); a QEMU that nobody knows of yet stays, without
- * the guest's memory and without ever running. There is no
- * parent-death signal, because the target must outlive the worker: it is not even
- * the worker's child, see fork_away().
+ * Parent and child have a close-on-exec socket pair, the gate. A failed step comes
+ * back through it and becomes a sentence. Before exec the child says that it is
+ * ready and waits to be let through; when it reads the end instead it exits. So, if
+ * the worker dies at any moment before the target is in custody, no target is left:
+ * custody comes between spawn_order_ready() and spawn_let_go(). From then on the target
+ * must outlive the worker: it is not even the worker's child, see fork_away().
+ * A probe ends with the worker, at any time: fork_here().
  */
 #include "spawn.h"
 
@@ -68,9 +68,11 @@ enum step {
 	STEP_CAPS,
 	STEP_AMBIENT,
 	STEP_NO_NEW_PRIVS,
+	STEP_TIE,
 	STEP_EXEC,
 	STEP_WORK,
-	STEP_COUNT
+	STEP_COUNT,
+	STEP_READY = STEP_COUNT /* not failed: waits at the gate */
 };
 
 static const char *const step_names[STEP_COUNT] = {
@@ -93,11 +95,12 @@ static const char *const step_names[STEP_COUNT] = {
 	[STEP_CAPS] = "set the source's capabilities",
 	[STEP_AMBIENT] = "set the source's ambient capabilities",
 	[STEP_NO_NEW_PRIVS] = "set no_new_privs",
+	[STEP_TIE] = "be tied to upgraded's worker",
 	[STEP_EXEC] = "be executed",
 	[STEP_WORK] = "do it",
 };
 
-/* What the child writes into the pipe before it gives up. */
+/* What the child writes into the gate before it gives up, or when it is ready. */
 struct failure {
 	int step;
 	int error;  /* errno */
@@ -110,8 +113,8 @@ struct child {
 	const struct identity *id;
 	struct spawn_fd *fds; /* a copy that the child may change */
 	size_t n_fds;
-	bool *ret_no_exec;
-	int report;		       /* the pipe's writing end */
+	bool ends_with_us;
+	int gate;		       /* the child's end */
 	int (*work)(const void *data); /* instead of exec */
 	const void *data;
 };
@@ -121,7 +124,7 @@ __attribute__((noreturn)) static void fail(const struct child *c, enum step step
 	struct failure f = { .step = step, .error = errno, .detail = detail };
 
 	/* Nothing can be done if this fails; the status still tells. */
-	if (write(c->report, &f, sizeof(f)) != sizeof(f))
+	if (write(c->gate, &f, sizeof(f)) != sizeof(f))
 		_exit(126);
 	_exit(127);
 }
@@ -190,7 +193,7 @@ static int move_above(int fd, int above)
 static void place_fds(struct child *c)
 {
 	struct rlimit limit;
-	int above = 3, report;
+	int above = 3, gate;
 
 	for (size_t i = 0; i < c->n_fds; i++)
 		if (c->fds[i].number >= above)
@@ -199,10 +202,10 @@ static void place_fds(struct child *c)
 		limit.rlim_cur = limit.rlim_max;
 		setrlimit(RLIMIT_NOFILE, &limit);
 	}
-	report = move_above(c->report, above);
-	if (report < 0)
+	gate = move_above(c->gate, above);
+	if (gate < 0)
 		fail(c, STEP_FDS, -1);
-	c->report = report;
+	c->gate = gate;
 	for (size_t i = 0; i < c->n_fds; i++)
 		if ((c->fds[i].fd = move_above(c->fds[i].fd, above)) < 0)
 			fail(c, STEP_FDS, c->fds[i].number);
@@ -285,29 +288,44 @@ static void set_credentials(const struct child *c)
 		fail(c, STEP_NO_NEW_PRIVS, 0);
 }
 
+/* Returns when the parent says so; does not return when that is gone. */
+static void wait_at_gate(const struct child *c)
+{
+	struct failure f = { .step = STEP_READY };
+	char go;
+
+	if (write(c->gate, &f, sizeof(f)) != sizeof(f) || read(c->gate, &go, 1) != 1)
+		_exit(126);
+}
+
 __attribute__((noreturn)) static void child_main(struct child *c)
 {
+	/* What ps calls it until it has the name of its binary. */
+	prctl(PR_SET_NAME, "upgraded-target");
 	reset_signals(c);
 	join(c);
 	enter(c);
 	place_fds(c);
 	set_limits(c);
 	set_credentials(c);
+	/* Changed credentials clear it. A parent that has died before is found at the gate. */
+	if (c->ends_with_us && prctl(PR_SET_PDEATHSIG, SIGKILL) < 0)
+		fail(c, STEP_TIE, 0);
+	wait_at_gate(c);
 	execve(c->argv[0], c->argv, c->id->env);
 	fail(c, STEP_EXEC, 0);
 }
 
-/* As child_main(), for a function instead of a program: nothing but the report stays open. */
+/* As child_main(), for a function instead of a program: nothing but the gate stays open. */
 __attribute__((noreturn)) static void child_work(struct child *c)
 {
 	int r;
 
 	reset_signals(c);
 	enter(c);
-	if ((c->report != 3 && dup3(c->report, 3, O_CLOEXEC) < 0) ||
-	    close_range(4, UINT_MAX, 0) < 0)
+	if ((c->gate != 3 && dup3(c->gate, 3, O_CLOEXEC) < 0) || close_range(4, UINT_MAX, 0) < 0)
 		fail(c, STEP_FDS, -1);
-	c->report = 3;
+	c->gate = 3;
 	set_limits(c);
 	set_credentials(c);
 	r = c->work(c->data);
@@ -339,20 +357,21 @@ static void detail_text(const struct failure *f, char *text, size_t size)
 	}
 }
 
-static int child_failed(const struct child *c, const struct failure *f, struct error *err)
+static int child_failed(const char *name, const struct failure *f, bool *ret_no_exec,
+			struct error *err)
 {
 	char detail[32];
 
 	if (f->step < 0 || f->step >= STEP_COUNT || f->error <= 0)
-		return error_set(err, -EPROTO, "%s reported nonsense while it started", c->name);
-	if (f->step == STEP_EXEC && c->ret_no_exec)
-		*c->ret_no_exec = true;
+		return error_set(err, -EPROTO, "%s reported nonsense while it started", name);
+	if (f->step == STEP_EXEC && ret_no_exec)
+		*ret_no_exec = true;
 	if (f->step == STEP_WORK)
-		return error_errno(err, -f->error, "cannot %s", c->name);
+		return error_errno(err, -f->error, "cannot %s", name);
 	if (f->step == STEP_EXEC)
-		return error_errno(err, -f->error, "%s cannot be executed", c->name);
+		return error_errno(err, -f->error, "%s cannot be executed", name);
 	detail_text(f, detail, sizeof(detail));
-	return error_errno(err, -f->error, "cannot start %s: it cannot %s%s", c->name,
+	return error_errno(err, -f->error, "cannot start %s: it cannot %s%s", name,
 			   step_names[f->step], detail);
 }
 
@@ -367,10 +386,10 @@ void spawn_kill(int pidfd)
 	(void)waitid(P_PIDFD, (id_t)pidfd, NULL, WEXITED | WNOHANG);
 }
 
-/* Waits for the report of the child: its end without a word means exec. */
-static int wait_started(const struct child *c, int report, struct error *err)
+/* Waits for a word of the child. 1: it is ready; 0: it closed the gate without a word. */
+static int hear(const char *name, int gate, bool *ret_no_exec, struct error *err)
 {
-	struct pollfd p = { .fd = report, .events = POLLIN };
+	struct pollfd p = { .fd = gate, .events = POLLIN };
 	struct failure f;
 	ssize_t n;
 	int r;
@@ -379,16 +398,16 @@ static int wait_started(const struct child *c, int report, struct error *err)
 		r = poll(&p, 1, START_TIMEOUT_MS);
 	while (r < 0 && errno == EINTR);
 	if (r == 0)
-		return error_set(err, -ETIMEDOUT, "%s was not executed within %d s", c->name,
+		return error_set(err, -ETIMEDOUT, "%s was not executed within %d s", name,
 				 START_TIMEOUT_MS / 1000);
 	do
-		n = read(report, &f, sizeof(f));
+		n = read(gate, &f, sizeof(f));
 	while (n < 0 && errno == EINTR);
 	if (n == 0)
 		return 0;
 	if (n != sizeof(f))
-		return error_set(err, -EPROTO, "%s reported nonsense while it started", c->name);
-	return child_failed(c, &f, err);
+		return error_set(err, -EPROTO, "%s reported nonsense while it started", name);
+	return f.step == STEP_READY ? 1 : child_failed(name, &f, ret_no_exec, err);
 }
 
 static int getfd(int pidfd, int fd)
@@ -486,50 +505,61 @@ static pid_t fork_away(const struct identity *id, int *ret_pidfd, struct error *
 	return birth.pid < 0 ? error_errno(err, birth.pid, "cannot %s", birth.what) : birth.pid;
 }
 
-/* A child of ours, for a function: how it ends says what came of it. */
-static pid_t fork_here(int *ret_pidfd, struct error *err)
+/* A child of ours, in the source's pid namespace: its end is ours to see, or it ends with us. */
+static pid_t fork_here(const struct identity *id, int *ret_pidfd, struct error *err)
 {
-	pid_t pid = fork();
+	_cleanup_close_ int home = -EBADF;
+	pid_t pid;
 	int r;
 
-	if (pid < 0)
-		return error_errno(err, -errno, "cannot fork");
+	if (id->ns[NS_PID] >= 0) {
+		home = open("/proc/self/ns/pid", O_RDONLY | O_CLOEXEC);
+		if (home < 0 || setns(id->ns[NS_PID], CLONE_NEWPID) < 0)
+			return error_errno(err, -errno, "cannot enter the source's pid namespace");
+	}
+	pid = fork();
 	if (pid == 0)
 		return 0;
-	*ret_pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
-	if (*ret_pidfd >= 0)
-		return pid;
 	r = -errno;
+	if (home >= 0 && setns(home, CLONE_NEWPID) < 0 && pid > 0) {
+		r = -errno;
+	} else if (pid < 0) {
+		return error_errno(err, r, "cannot fork");
+	} else {
+		*ret_pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+		if (*ret_pidfd >= 0)
+			return pid;
+		r = -errno;
+	}
 	kill(pid, SIGKILL);
 	waitpid(pid, NULL, 0);
-	return error_errno(err, r, "cannot open a pidfd");
+	return error_errno(err, r, "cannot keep a child");
 }
 
-static int spawn_child(struct child *c, pid_t *ret_pid, int *ret_pidfd, struct error *err)
+/* Forks @c; *ret_gate is our end of the gate. What is forked ends when that is closed. */
+static int spawn_child(struct child *c, bool here, pid_t *ret_pid, int *ret_pidfd, int *ret_gate,
+		       struct error *err)
 {
-	_cleanup_close_ int reading = -EBADF, pidfd = -EBADF;
-	int ends[2], r;
+	_cleanup_close_ int gate = -EBADF;
+	int pair[2];
 	pid_t pid;
 
-	if (pipe2(ends, O_CLOEXEC) < 0)
-		return error_errno(err, -errno, "cannot make a pipe");
-	reading = ends[0];
-	c->report = ends[1];
-	pid = c->work ? fork_here(&pidfd, err) : fork_away(c->id, &pidfd, err);
-	if (pid == 0 && c->work)
-		child_work(c);
-	if (pid == 0)
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
+		return error_errno(err, -errno, "cannot make a socket pair");
+	gate = pair[0];
+	c->gate = pair[1];
+	pid = here ? fork_here(c->id, ret_pidfd, err) : fork_away(c->id, ret_pidfd, err);
+	if (pid == 0) {
+		closep(&gate);
+		if (c->work)
+			child_work(c);
 		child_main(c);
-	closep(&c->report);
+	}
+	closep(&c->gate);
 	if (pid < 0)
 		return pid;
-	r = wait_started(c, reading, err);
-	if (r < 0) {
-		spawn_kill(pidfd);
-		return r;
-	}
 	*ret_pid = pid;
-	*ret_pidfd = TAKE_FD(pidfd);
+	*ret_gate = TAKE_FD(gate);
 	return 0;
 }
 
@@ -594,41 +624,87 @@ int spawn_order_make(const struct spawn *s, struct spawn_order **ret_order, stru
 	return 0;
 }
 
-int spawn_order_start(const struct spawn_order *o, bool *ret_no_exec, pid_t *ret_pid,
-		      int *ret_pidfd, struct error *err)
+/* As spawn_order_ready(). */
+static int ready(const struct spawn_order *o, bool ends_with_us, pid_t *ret_pid, int *ret_pidfd,
+		 int *ret_gate, struct error *err)
 {
 	_cleanup_free_ struct spawn_fd *fds = malloc((o->n_fds + 1) * sizeof(*fds));
+	_cleanup_close_ int pidfd = -EBADF, gate = -EBADF;
 	struct child c = {
 		.name = o->argv[0],
 		.argv = o->argv,
 		.id = o->id,
 		.fds = fds,
 		.n_fds = o->n_fds,
-		.ret_no_exec = ret_no_exec,
-		.report = -EBADF,
+		.ends_with_us = ends_with_us,
 	};
+	int r;
 
 	if (!fds)
 		return -ENOMEM;
 	memcpy(fds, o->fds, o->n_fds * sizeof(*fds));
-	return spawn_child(&c, ret_pid, ret_pidfd, err);
+	r = spawn_child(&c, ends_with_us, ret_pid, &pidfd, &gate, err);
+	if (r < 0)
+		return r;
+	r = hear(c.name, gate, NULL, err);
+	if (r == 0)
+		r = error_set(err, -ECHILD, "%s ended before it was executed", c.name);
+	if (r < 0) {
+		spawn_kill(pidfd);
+		return r;
+	}
+	*ret_pidfd = TAKE_FD(pidfd);
+	*ret_gate = TAKE_FD(gate);
+	return 0;
 }
 
-int spawn_like(const struct spawn *s, pid_t *ret_pid, int *ret_pidfd, struct error *err)
+int spawn_order_ready(const struct spawn_order *o, pid_t *ret_pid, int *ret_pidfd, int *ret_gate,
+		      struct error *err)
+{
+	return ready(o, false, ret_pid, ret_pidfd, ret_gate, err);
+}
+
+int spawn_let_go(const char *name, int gate, struct error *err)
+{
+	if (send(gate, "", 1, MSG_NOSIGNAL) != 1)
+		return error_errno(err, -errno, "cannot let %s go", name);
+	return 0;
+}
+
+int spawn_started(const char *name, int gate, bool *ret_no_exec, struct error *err)
+{
+	int r = hear(name, gate, ret_no_exec, err);
+
+	return r <= 0 ? r : error_set(err, -EPROTO, "%s reported nonsense while it started", name);
+}
+
+int spawn_probe(const struct spawn *s, pid_t *ret_pid, int *ret_pidfd, struct error *err)
 {
 	__attribute__((cleanup(spawn_order_freep))) struct spawn_order *o = NULL;
+	_cleanup_close_ int gate = -EBADF;
 	int r;
 
 	r = spawn_order_make(s, &o, err);
-	return r < 0 ? r : spawn_order_start(o, s->ret_no_exec, ret_pid, ret_pidfd, err);
+	if (r >= 0)
+		r = ready(o, true, ret_pid, ret_pidfd, &gate, err);
+	if (r < 0)
+		return r;
+	r = spawn_let_go(o->argv[0], gate, err);
+	if (r >= 0)
+		r = spawn_started(o->argv[0], gate, s->ret_no_exec, err);
+	if (r < 0) {
+		spawn_kill(*ret_pidfd);
+		closep(ret_pidfd);
+	}
+	return r;
 }
 
 int spawn_work(pid_t like, int like_pidfd, const char *what, int (*work)(const void *data),
 	       const void *data, struct error *err)
 {
 	__attribute__((cleanup(identity_freep))) struct identity *id = NULL;
-	_cleanup_close_ int pidfd = -EBADF;
-	struct child c = { .name = what, .report = -EBADF, .work = work, .data = data };
+	_cleanup_close_ int pidfd = -EBADF, gate = -EBADF;
+	struct child c = { .name = what, .work = work, .data = data };
 	siginfo_t info = { 0 };
 	pid_t pid;
 	int r;
@@ -639,9 +715,14 @@ int spawn_work(pid_t like, int like_pidfd, const char *what, int (*work)(const v
 	/* It is no process of the VM's, and nobody there is to see it. */
 	closep(&id->ns[NS_PID]);
 	c.id = id;
-	r = spawn_child(&c, &pid, &pidfd, err);
+	r = spawn_child(&c, true, &pid, &pidfd, &gate, err);
 	if (r < 0)
 		return r;
+	r = hear(what, gate, NULL, err);
+	if (r < 0) {
+		spawn_kill(pidfd);
+		return r;
+	}
 	/* Its end without a word is the end of a killed one, too. */
 	while (waitid(P_PIDFD, (id_t)pidfd, &info, WEXITED) < 0 && errno == EINTR)
 		;

@@ -86,7 +86,7 @@ def processes(comm):
 
 def targets():
     """Pids of the VMMs that upgrades started: one of each VM upgraded, and the targets of upgrades under way."""
-    found = set()
+    found = set(processes("upgraded-target"))  # about to be executed
     for pid in os.listdir("/proc"):
         if pid.isdigit():
             try:

@@ -117,7 +117,10 @@ def main(options):
     results, begin = Results(RESULTS / f"{options.results}.json", options.resume), time.monotonic()
     results.write()
     try:
-        for test in tests([options.module] if options.module else MODULES, options.pattern):
+        chosen = list(tests([options.module] if options.module else MODULES, options.pattern))
+        if not chosen:
+            tell("no test has such a name: " + " ".join(options.pattern))
+        for test in chosen:
             if not results.ended(results.name(test)):
                 test.run(results)
     finally:

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * spawn_like(): the new process is what the source is, as /proc shows both,
- * and nothing is left behind when it cannot be. The sources are children of
+ * The new process is what the source is, as /proc shows both, and nothing is left
+ * behind when it cannot be, or when who starts it dies. The sources are children of
  * the test; as root they are made as different from the test as Linux allows.
  */
 #include "count_fds.h"
@@ -150,19 +150,45 @@ static void same_identity(const struct proc *a, const struct proc *b)
 
 static char *const sleep_argv[] = { "/bin/sleep", "61", NULL };
 
+static int start_order(const struct spawn_order *o, struct proc *ret_target, struct error *err)
+{
+	_cleanup_close_ int gate = -EBADF;
+	int r = spawn_order_ready(o, &ret_target->pid, &ret_target->pidfd, &gate, err);
+
+	if (r < 0)
+		return r;
+	r = spawn_let_go(o->argv[0], gate, err);
+	if (r >= 0)
+		r = spawn_started(o->argv[0], gate, NULL, err);
+	if (r < 0) {
+		spawn_kill(ret_target->pidfd);
+		closep(&ret_target->pidfd);
+	}
+	return r;
+}
+
+static struct spawn order_for(const struct proc *source)
+{
+	return (struct spawn){
+		.source = source->pid,
+		.source_pidfd = source->pidfd,
+		.argv = (char **)sleep_argv,
+		.stdio = { -EBADF, -EBADF, -EBADF },
+	};
+}
+
 static int try_spawn(const struct proc *source, char *const *argv, const struct plan_fd *fds,
 		     size_t n_fds, struct proc *ret_target, struct error *err)
 {
-	struct spawn s = {
-		.source = source->pid,
-		.source_pidfd = source->pidfd,
-		.argv = (char **)argv,
-		.fds = fds,
-		.n_fds = n_fds,
-		.stdio = { -EBADF, -EBADF, -EBADF },
-	};
+	__attribute__((cleanup(spawn_order_freep))) struct spawn_order *o = NULL;
+	struct spawn s = order_for(source);
+	int r;
 
-	return spawn_like(&s, &ret_target->pid, &ret_target->pidfd, err);
+	s.argv = (char **)argv;
+	s.fds = fds;
+	s.n_fds = n_fds;
+	r = spawn_order_make(&s, &o, err);
+	return r < 0 ? r : start_order(o, ret_target, err);
 }
 
 static struct proc spawn(const struct proc *source, const struct plan_fd *fds, size_t n_fds)
@@ -172,7 +198,7 @@ static struct proc spawn(const struct proc *source, const struct plan_fd *fds, s
 	int r = try_spawn(source, sleep_argv, fds, n_fds, &target, &err);
 
 	if (r < 0)
-		fail_msg("spawn_like: %d, %s", r, err.text);
+		fail_msg("%d, %s", r, err.text);
 	return target;
 }
 
@@ -269,12 +295,7 @@ static void confined_source_gives_a_confined_target(void **state)
 
 static struct spawn_order *order_of(const struct proc *source)
 {
-	struct spawn s = {
-		.source = source->pid,
-		.source_pidfd = source->pidfd,
-		.argv = (char **)sleep_argv,
-		.stdio = { -EBADF, -EBADF, -EBADF },
-	};
+	struct spawn s = order_for(source);
 	_cleanup_error_ struct error err = ERROR_INIT;
 	struct spawn_order *o = NULL;
 
@@ -283,14 +304,99 @@ static struct spawn_order *order_of(const struct proc *source)
 	return o;
 }
 
-static struct proc start_order(const struct spawn_order *o)
+static struct proc started(const struct spawn_order *o)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
 	struct proc target = { 0 };
 
-	if (spawn_order_start(o, NULL, &target.pid, &target.pidfd, &err) < 0)
-		fail_msg("spawn_order_start: %s", err.text);
+	if (start_order(o, &target, &err) < 0)
+		fail_msg("%s", err.text);
 	return target;
+}
+
+static bool ends(struct proc *p)
+{
+	struct pollfd poll_end = { .fd = p->pidfd, .events = POLLIN };
+
+	return poll(&poll_end, 1, 10000) == 1;
+}
+
+/* All of the identity is there before the process is let go, but not the program. */
+static void target_that_is_not_let_go_ends(void **state)
+{
+	struct proc source = start(geteuid() ? modest : confined), target = { 0 };
+	struct spawn_order *o = order_of(&source);
+	_cleanup_error_ struct error err = ERROR_INIT;
+	int gate;
+
+	assert_int_equal(spawn_order_ready(o, &target.pid, &target.pidfd, &gate, &err), 0);
+	same_file(&source, &target, "limits");
+	same_status(&source, &target, "\nUid:");
+	same_status(&source, &target, "\nCapPrm:");
+	same_link(&(struct proc){ .pid = getpid() }, &target, "exe");
+	close(gate);
+	assert_true(ends(&target));
+	stop(&target);
+	spawn_order_freep(&o);
+	stop(&source);
+	no_child_left();
+}
+
+/* A worker that starts a target and does not come to let it go; or starts a probe. */
+__attribute__((noreturn)) static void worker(const struct proc *source, bool probe, int out)
+{
+	struct spawn s = order_for(source);
+	_cleanup_error_ struct error err = ERROR_INIT;
+	struct proc target = { 0 };
+	int gate, r;
+
+	if (probe)
+		r = spawn_probe(&s, &target.pid, &target.pidfd, &err);
+	else
+		r = spawn_order_ready(order_of(source), &target.pid, &target.pidfd, &gate, &err);
+	if (r < 0 || write(out, &target.pid, sizeof(target.pid)) != sizeof(target.pid))
+		_exit(1);
+	for (;;)
+		pause();
+}
+
+static void ends_with_its_worker(const struct proc *source, bool probe)
+{
+	struct proc w, target;
+	int out[2];
+
+	assert_int_equal(pipe2(out, O_CLOEXEC), 0);
+	w.pid = fork();
+	if (!w.pid)
+		worker(source, probe, out[1]);
+	close(out[1]);
+	w.pidfd = open_pidfd(w.pid);
+	assert_int_equal(read(out[0], &target.pid, sizeof(target.pid)), sizeof(target.pid));
+	close(out[0]);
+	target.pidfd = open_pidfd(target.pid);
+	usleep(50000);
+	assert_int_equal(kill(target.pid, 0), 0);
+	stop(&w);
+	assert_true(ends(&target));
+	stop(&target);
+}
+
+static void target_that_nobody_can_let_go_ends(void **state)
+{
+	struct proc source = start(geteuid() ? modest : confined);
+
+	ends_with_its_worker(&source, false);
+	stop(&source);
+	no_child_left();
+}
+
+static void probe_ends_with_its_worker(void **state)
+{
+	struct proc source = start(geteuid() ? modest : confined);
+
+	ends_with_its_worker(&source, true);
+	stop(&source);
+	no_child_left();
 }
 
 /* What is packed is all that it takes, when the source can no longer be asked. */
@@ -302,14 +408,14 @@ static void packed_order_starts_the_same_target_after_the_source_died(void **sta
 	uint8_t *packed;
 	int *fds;
 
-	first = start_order(o);
+	first = started(o);
 	same_identity(&source, &first);
 	stop(&source);
 	assert_int_equal(spawn_order_pack(o, &packed, &len, &fds, &n_fds), 0);
 	assert_int_equal(spawn_order_unpack(packed, len, fds, n_fds, &again), 0);
 	free(fds);
 	spawn_order_freep(&o);
-	second = start_order(again);
+	second = started(again);
 	same_identity(&first, &second);
 	same_file(&first, &second, "cmdline");
 	for (int i = 0; i < 3; i++) {
@@ -421,6 +527,7 @@ static void pid_namespace_is_entered(void **state)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;
 	struct proc source, target, init;
+	struct spawn s;
 	int ends[2];
 	pid_t outer;
 
@@ -441,6 +548,10 @@ static void pid_namespace_is_entered(void **state)
 	source.pidfd = open_pidfd(source.pid);
 
 	target = spawn(&source, NULL, 0);
+	same_link(&source, &target, "ns/pid");
+	stop(&target);
+	s = order_for(&source);
+	assert_int_equal(spawn_probe(&s, &target.pid, &target.pidfd, &err), 0);
 	same_link(&source, &target, "ns/pid");
 	stop(&target);
 
@@ -659,6 +770,9 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(target_is_what_the_source_is),
 		cmocka_unit_test(confined_source_gives_a_confined_target),
+		cmocka_unit_test(target_that_is_not_let_go_ends),
+		cmocka_unit_test(target_that_nobody_can_let_go_ends),
+		cmocka_unit_test(probe_ends_with_its_worker),
 		cmocka_unit_test(packed_order_starts_the_same_target_after_the_source_died),
 		cmocka_unit_test(damaged_order_is_refused_and_leaks_nothing),
 		cmocka_unit_test(root_without_capabilities_stays_without),

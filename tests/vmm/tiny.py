@@ -153,12 +153,14 @@ class Guest:
         return (self.dir / "log").read_text()[-2000:]
 
     def vmms(self):
-        """Every living VMM of this guest."""
+        """Every living VMM of this guest, and the target that is about to be one."""
         mark, found = str(self.dir / "proof").encode(), []
         for pid in os.listdir("/proc"):
             if pid.isdigit():
                 try:
-                    if mark in pathlib.Path(f"/proc/{pid}/cmdline").read_bytes() and alive(pid):
+                    proc = pathlib.Path("/proc") / pid
+                    about = (proc / "comm").read_text().strip() == "upgraded-target" and (proc / "fd/2").samefile(self.log.name)
+                    if (about or mark in (proc / "cmdline").read_bytes()) and alive(pid):
                         found.append(int(pid))
                 except OSError:
                     pass

@@ -2,21 +2,27 @@
 """The tiers gmem and stage2, with two different patched QEMUs (tests/tiers/run brings them). What the kernel offers
 decides what is expected: the same tests run in a kernel with our extension and in one without."""
 
+import ctypes
 import fcntl
+import json
 import os
 import pathlib
 import random
+import select
 import signal
+import socket
 import statistics
+import struct
 import threading
 import time
 
-from common import (FAULTS_SEEN, LIGHT, NEW, Attempt, Case, alive, ctl, daemon_pid, fault, kept, saw, started, status_of,
-                    stop_shared, take_faults, targets)
+from common import (FAULTS_SEEN, LIGHT, NEW, Attempt, Case, alive, ctl, daemon_pid, fault, kept, processes, saw, started,
+                    status_of, stop_shared, take_faults, targets)
 from host import Guest, ROLLED_BACK, default_machine, wait_until
 
 QEMUS = os.environ.get("UPGRADED_PATCHED_QEMUS", "").split(":")
 KVM_CHECK_EXTENSION, KVM_CAP_GMEM_TRANSFER = 0xAE03, 0x474D
+PIDFD_GETFD = 438
 FIRMWARE = ["-L", "/usr/share/seabios", "-L", "/usr/share/qemu"]
 ROUNDS = int(os.environ.get("UPGRADED_TIER_ROUNDS", "6"))
 SEED = int(os.environ.get("UPGRADED_TIER_SEED", "1"))
@@ -41,6 +47,35 @@ def abort_when_held(attempt):
     """The target owns the memory and has its page tables; the worker has not asked for COMMIT."""
     wait_until(lambda: FAULTS_SEEN.exists() and "worker.held" in FAULTS_SEEN.read_text(), 60, "the memory is handed over")
     ctl("abort", attempt.name)
+
+
+def worker_commands(vmm, command):
+    """What the VMM answers when a worker in the wrong hands gives it a command, on the connection that it has."""
+    worker, = processes("upgraded-worker")
+    pidfd = os.pidfd_open(worker)
+    try:
+        for name in os.listdir(f"/proc/{worker}/fd"):
+            if not os.readlink(f"/proc/{worker}/fd/{name}").startswith("socket:"):
+                continue
+            with socket.socket(fileno=ctypes.CDLL(None).syscall(PIDFD_GETFD, pidfd, int(name), 0)) as s:
+                peer, = struct.unpack("i8x", s.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+                if peer == vmm and s.getpeername():
+                    s.sendall(json.dumps({"execute": command}).encode() + b"\n")
+                    return answer(s)
+    finally:
+        os.close(pidfd)
+    raise AssertionError(f"worker {worker} is not connected to {vmm}")
+
+
+def answer(s):
+    """Reads no byte more: what follows is for the worker."""
+    while True:
+        line = b""
+        while not line.endswith(b"\n"):
+            select.select([s], [], [], 30)  # the worker has made it non-blocking, and is to keep it so
+            line += s.recv(1)
+        if "event" not in (document := json.loads(line)):
+            return document
 
 
 def kill_target(attempt):
@@ -142,6 +177,29 @@ class Tiers(Case):
         self.assertEqual(guest.pid(), source)
         self.assertNotEqual(attempt.wait()[0], 0)
         self.healthy(guest, "daemon killed with COMMIT unanswered: rolled back")
+
+    def both_run(self, guest, point):
+        """A worker in the wrong hands lets the source go on. What becomes of that."""
+        source = self.begin(guest)
+        fault(f"{point} sleep 4000")
+        self.addCleanup(fault, "")
+        attempt = Attempt(guest, QEMUS[1], "--max-blackout", "20000")
+        wait_until(lambda: FAULTS_SEEN.exists() or attempt.process.poll() is not None, 120, f"{point} is passed")
+        os.kill(source, signal.SIGCONT)
+        said = worker_commands(source, "cont")
+        self.assertIn("error", said)
+        saw(f"{point}: the source says: {said['error']['desc']}")
+        status, report = attempt.wait()
+        self.committed(guest, status, report, source)
+        self.healthy(guest, f"{point}, and the source told to go on: {report['blackout_ms']:.0f} ms")
+
+    def test_a_worker_that_runs_both_harms_nothing(self):
+        if not kernel_can():
+            self.skipTest("the kernel does not stop it: custody and TwiceAfterCommit test what does")
+        guest = self.guest()
+        take_faults()
+        for point in ("worker.held", "worker.committed", "worker.ran"):
+            self.both_run(guest, point)
 
     def test_upgrades_and_rollbacks_in_turn(self):
         """Every second attempt loses its target at a random moment: killed while the guest runs, hung while it stands

@@ -11,6 +11,7 @@
  */
 #include "proof.h"
 
+#include <errno.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <sys/mman.h>
@@ -63,6 +64,15 @@ void proof_leave(struct proof *p, int vcpu)
 {
 	if (!swap(&p->vcpu[vcpu].owner, me(), 0))
 		violation(p, vcpu, "somebody took it", p->vcpu[vcpu].owner);
+}
+
+void proof_insisted(struct proof *p, int vcpu, int r)
+{
+	/* Parked, or committed to somebody else: a VM that is dead. */
+	if (r == -ESTALE || r == -EIO)
+		__atomic_add_fetch(&p->vcpu[vcpu].refused, 1, __ATOMIC_SEQ_CST);
+	else if (r != -EINTR && r != -EAGAIN)
+		violation(p, vcpu, "whom the guest does not belong to could run it", (uint64_t)-r);
 }
 
 void proof_tick(struct proof *p, int vcpu, uint64_t errors)

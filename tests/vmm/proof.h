@@ -16,7 +16,8 @@ struct proof_vcpu {
 	uint64_t errors;  /* wrong words that the guest found */
 	uint64_t last_ns; /* of the last tick, CLOCK_MONOTONIC */
 	uint64_t gap_ns;  /* the longest between two ticks */
-	uint64_t pad[2];
+	uint64_t refused; /* times that KVM did not let run it whom it did not belong to */
+	uint64_t pad;
 };
 
 struct proof {
@@ -37,6 +38,9 @@ struct proof *proof_map(int fd);
 /* Before and after each KVM_RUN. *epoch is the caller's own count, part of the guest's state. */
 void proof_enter(struct proof *p, int vcpu, uint64_t *epoch);
 void proof_leave(struct proof *p, int vcpu);
+
+/* Somebody whom the guest does not belong to has tried to run it; KVM_RUN came back with @r. */
+void proof_insisted(struct proof *p, int vcpu, int r);
 
 /* The guest went once more through its memory, and has found so many errors. */
 void proof_tick(struct proof *p, int vcpu, uint64_t errors);

@@ -201,6 +201,32 @@ class TwiceAfterCommit(Native):
         self.check_guest(target)
 
 
+if best_tier() == "stage2":
+    class TwiceInTheKernel(Native):
+        """A worker, or a VMM, that runs the guest in the source as well. The kernel extension does not let it."""
+        options = ("--vcpus", "2")
+
+        def insist_at(self, point):
+            source = self.guest.proof.pid
+            self.guest.order(f"target {point} sleep {2 * self.host.hold_ms}")
+            attempt = self.host.begin(self.guest)
+            self.guest.await_fault()
+            os.kill(source, signal.SIGUSR2)
+            os.kill(source, signal.SIGCONT)
+            wait_until(lambda: all(v["refused"] > 10 for v in self.guest.proof.vcpus()), 10, f"both vCPUs are refused{self.told()}")
+            status, report = attempt.join()
+            self.expect(COMMITTED, status, report)
+            self.assertEqual(report["tier"], "stage2")
+            self.check_guest()
+            self.assertNotEqual(self.guest.proof.pid, source)
+
+        def test_a_source_that_runs_before_the_commit_is_refused(self):
+            self.insist_at("owned")
+
+        def test_a_source_that_runs_with_the_target_is_refused(self):
+            self.insist_at("running")
+
+
 class Mishaps(Native):
     """Every VMM fails, dies or hangs at every point of an upgrade."""
 

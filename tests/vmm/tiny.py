@@ -106,8 +106,8 @@ class Proof:
         raise AttributeError(name)
 
     def vcpus(self):
-        """[{"owner", "epoch", "ticks", "errors", "last_ns", "gap_ns"}]"""
-        names = ("owner", "epoch", "ticks", "errors", "last_ns", "gap_ns")
+        """[{"owner", "epoch", "ticks", "errors", "last_ns", "gap_ns", "refused"}]"""
+        names = ("owner", "epoch", "ticks", "errors", "last_ns", "gap_ns", "refused")
         return [dict(zip(names, self.VCPU.unpack_from(self.map, 64 + 64 * i))) for i in range(self.n_vcpus)]
 
     def ticks(self):

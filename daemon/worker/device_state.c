@@ -27,6 +27,7 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 
 #ifndef F_SEAL_FUTURE_WRITE
 #define F_SEAL_FUTURE_WRITE 0x0010
@@ -58,6 +59,15 @@ int device_state_get(int fd, enum device_state *ret_state)
 	else
 		*ret_state = DEVICE_STATE_PART;
 	return 0;
+}
+
+uint64_t device_state_written_us(int fd)
+{
+	struct stat st;
+
+	if (fstat(fd, &st) < 0 || !st.st_size)
+		return 0;
+	return (uint64_t)st.st_mtim.tv_sec * 1000000 + (uint64_t)st.st_mtim.tv_nsec / 1000;
 }
 
 int device_state_complete(int fd)

@@ -3,6 +3,8 @@
 #ifndef UPGRADED_DEVICE_STATE_H
 #define UPGRADED_DEVICE_STATE_H
 
+#include <stdint.h>
+
 /* What its name is in custody. */
 #define DEVICE_STATE "device-state"
 
@@ -17,6 +19,9 @@ int device_state_make(int *ret_fd);
 
 /* A negative errno if @fd is no such memfd. */
 int device_state_get(int fd, enum device_state *ret_state);
+
+/* When it was last written to, CLOCK_REALTIME: the guest has stood still since. 0: never. */
+uint64_t device_state_written_us(int fd);
 
 /* Its writer is done, and its size is final. */
 int device_state_complete(int fd);

@@ -700,7 +700,7 @@ static int finish(struct upgrade *u, struct error *err)
 	if (!plan->paused)
 		u->running_at_us = event_time(u, q->target_qmp, "RESUME");
 	if (q->source_qmp)
-		u->stopped_at_us = event_time(u, q->source_qmp, "STOP");
+		u->stopped_at_us = event_time(u, q->source_qmp, "STOP") ?: u->stopped_at_us;
 	qmp_freep(&q->source_qmp);
 	r = hold_end(&u->wait, u->source_pidfd, "the source", err);
 	if (r < 0)
@@ -826,7 +826,7 @@ static int undo(struct upgrade *u, struct error *err)
 		if (r < 0)
 			return r;
 	}
-	u->stopped_at_us = event_time(u, q->source_qmp, "STOP");
+	u->stopped_at_us = event_time(u, q->source_qmp, "STOP") ?: u->stopped_at_us;
 	if (u->stopped_at_us)
 		u->running_at_us = event_time(u, q->source_qmp, "RESUME");
 	/* The guest runs; a mode that stays set only matters to other migrations. */

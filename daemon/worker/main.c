@@ -147,8 +147,8 @@ int main(int argc, char **argv)
 	r = link_receive_start(DAEMON_FD, &env, &start, &fds, &err);
 	if (r >= 0)
 		r = inherited_receive(DAEMON_FD, start->custody, &u.inherited, &err);
-	if (r >= 0)
-		(void)inherited_fd(&u.inherited, DEVICE_STATE, &u.state);
+	if (r >= 0 && !inherited_fd(&u.inherited, DEVICE_STATE, &u.state))
+		u.stopped_at_us = device_state_written_us(u.state);
 	if (r < 0) {
 		fprintf(stderr, "upgraded-worker: %s\n", err.text ?: "out of memory");
 		return EXIT_FAILURE;

@@ -11,6 +11,7 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 static enum device_state mark_of(int fd)
 {
@@ -43,6 +44,27 @@ static void marks_go_one_way_and_show_in_every_duplicate(void **state)
 	munmap(map, 4096);
 }
 
+static void time_of_the_last_write_is_known(void **state)
+{
+	uint64_t first, second;
+	int fd;
+
+	assert_int_equal(device_state_make(&fd), 0);
+	assert_int_equal(device_state_written_us(fd), 0);
+	assert_int_equal(write(fd, "a", 1), 1);
+	first = device_state_written_us(fd);
+	assert_true(first > 0);
+	usleep(20000); /* the kernel's clock for files is a coarse one */
+	assert_int_equal(write(fd, "b", 1), 1);
+	second = device_state_written_us(fd);
+	assert_true(second > first && second - first < 10000000);
+	assert_int_equal(device_state_complete(fd), 0);
+	assert_int_equal(device_state_use(fd), 0);
+	assert_int_equal(device_state_written_us(fd), second);
+	close(fd);
+	assert_int_equal(device_state_written_us(-EBADF), 0);
+}
+
 static void state_that_was_used_before_it_was_whole_is_used(void **state)
 {
 	_cleanup_close_ int fd = -EBADF;
@@ -73,6 +95,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(marks_go_one_way_and_show_in_every_duplicate),
+		cmocka_unit_test(time_of_the_last_write_is_known),
 		cmocka_unit_test(state_that_was_used_before_it_was_whole_is_used),
 		cmocka_unit_test(what_takes_no_mark_is_no_state),
 	};

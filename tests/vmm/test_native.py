@@ -66,8 +66,10 @@ class Native(unittest.TestCase):
     def settled(self):
         """The outcome of the upgrade that was running, once it has one."""
         def ended():
+            # In this order: what ends in between is in the history.
+            over = not self.guest.show().get("upgrade_id")
             reports = self.host.reports("tiny")
-            return reports[0]["outcome"] if reports and not self.guest.show().get("upgrade_id") else None
+            return reports[0]["outcome"] if reports and over else None
         return wait_until(ended, 60, f"the upgrade is taken up again{self.told()}")
 
     def expect(self, outcome, status, report):
@@ -317,6 +319,9 @@ class WorkerDies(Native):
             status, report = self.killed_at(order)
             self.expect(ROLLED_BACK, status, report)
             self.check_guest(pid)
+            # A worker that did not see it begin says how long the guest stood still, too.
+            ran = order in ("target accept sleep", "target verify sleep", "source freeze sleep")
+            self.assertEqual(report["blackout_us"] == 0, ran, report)
         self.guest.order()
         self.upgrade()
 
@@ -328,6 +333,7 @@ class WorkerDies(Native):
             self.expect(COMMITTED, status, report)
             self.check_guest()
             self.assertNotEqual(self.guest.proof.pid, before)
+        self.assertGreater(report["blackout_us"], 0)
         self.guest.order()
         self.upgrade()
 
@@ -423,6 +429,7 @@ class BothDie(Native):
                 status, report = attempt.join()
                 self.expect(COMMITTED, status, report)
                 self.assertIn("rebuild", [f["code"] for f in report["findings"]])
+                self.assertGreater(report["blackout_us"], 0)
             else:
                 self.assertEqual(self.settled(), "committed", self.told())
             self.goes_on(before)

@@ -11,7 +11,9 @@
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdbool.h>
+#include <string.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <systemd/sd-journal.h>
 
 static bool stderr_is_journal(void)
@@ -44,6 +46,43 @@ void log_vm(int priority, const char *vm, uint64_t upgrade, const char *fmt, ...
 				"UPGRADED_ID=%" PRIu64, upgrade, NULL);
 	else
 		fprintf(stderr, "upgraded: %s%s%s\n", vm ?: "", vm ? ": " : "", text);
+}
+
+void log_record(int priority, char *const *fields, const char *fmt, ...)
+{
+	_cleanup_free_ char *text = NULL, *message = NULL, *level = NULL;
+	_cleanup_free_ struct iovec *record = NULL;
+	size_t n = 0;
+	va_list ap;
+	int r;
+
+	va_start(ap, fmt);
+	r = vasprintf(&text, fmt, ap);
+	va_end(ap);
+	if (r < 0) {
+		text = NULL;
+		return;
+	}
+	if (!stderr_is_journal()) {
+		fprintf(stderr, "upgraded: %s\n", text);
+		return;
+	}
+	while (fields[n])
+		n++;
+	record = calloc(n + 2, sizeof(*record));
+	if (!record)
+		return;
+	for (size_t i = 0; i < n; i++)
+		record[i] = (struct iovec){ fields[i], strlen(fields[i]) };
+	if (asprintf(&message, "MESSAGE=%s", text) < 0)
+		message = NULL;
+	else
+		record[n++] = (struct iovec){ message, strlen(message) };
+	if (asprintf(&level, "PRIORITY=%d", priority) < 0)
+		level = NULL;
+	else
+		record[n++] = (struct iovec){ level, strlen(level) };
+	sd_journal_sendv(record, (int)n);
 }
 
 void log_error(int priority, const char *vm, uint64_t upgrade, const struct error *err,

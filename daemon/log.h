@@ -12,6 +12,13 @@
 void log_vm(int priority, const char *vm, uint64_t upgrade, const char *fmt, ...)
 	__attribute__((format(printf, 4, 5)));
 
+/*
+ * A record with fields of its own: "NAME=VALUE", NULL-terminated. In the foreground the
+ * text alone.
+ */
+void log_record(int priority, char *const *fields, const char *fmt, ...)
+	__attribute__((format(printf, 3, 4)));
+
 #define log_line(priority, ...) log_vm(priority, NULL, 0, __VA_ARGS__)
 
 /* "what: the error's sentence (its hint)" */

@@ -215,6 +215,10 @@ static int set_facts(Vm *pb, const struct process_facts *facts)
 		pb->process = message_new(&upgraded__v1__process__descriptor);
 	if (!pb->process || message_set_string(&pb->binary, facts->binary) < 0)
 		return -ENOMEM;
+	/* What another process ran. */
+	if ((pb->process->pid != facts->pid || pb->process->start_time != facts->start_time) &&
+	    message_set_string(&pb->binary_sha256, "") < 0)
+		return -ENOMEM;
 	pb->process->pid = facts->pid;
 	pb->process->start_time = facts->start_time;
 	pb->since_us = facts->since_us;
@@ -281,6 +285,8 @@ int registry_learn(struct vm *vm, const Vm *found)
 		k |= message_set_string(&vm->pb->machine, found->machine);
 	if (found->qmp[0])
 		k |= message_set_string(&vm->pb->qmp, found->qmp);
+	if (found->binary_sha256[0])
+		k |= message_set_string(&vm->pb->binary_sha256, found->binary_sha256);
 	if (found->memory)
 		vm->pb->memory = found->memory;
 	if (found->tier)

@@ -13,6 +13,7 @@
  */
 #include "server.h"
 
+#include "audit.h"
 #include "log.h"
 
 #include <fcntl.h>
@@ -238,10 +239,10 @@ static void client_request(struct client *c, const Envelope *env, size_t n_fds)
 		error_set(&err, -EPROTO, "a request has an id, which is not 0");
 		server_reject(c->server, &from, ERROR_CODE(PROTOCOL), &err);
 	} else if (access_check(&c->peer, env, &err) < 0) {
-		log_line(LOG_NOTICE, "%s refused to uid %u, process %d: %s", envelope_name(env),
-			 c->peer.uid, (int)c->peer.pid, err.text ?: "");
+		audit_request(&c->peer, env, &err);
 		server_reply_error(c->server, &from, ERROR_CODE(DENIED), &err);
 	} else {
+		audit_request(&c->peer, env, NULL);
 		c->server->fn(&from, c->socket, env, c->server->userdata);
 	}
 }

@@ -11,6 +11,7 @@
  */
 #include "upgrade_state.h"
 
+#include "audit.h"
 #include "fault_point.h"
 #include "history.h"
 #include "journal.h"
@@ -87,11 +88,11 @@ static void update_vm(struct upgrade *u)
 	if (u->found && u->found->process && u->found->process->pid)
 		now = u->found->process;
 	u->vm->pb->generation++;
-	if (u->found)
-		registry_learn(u->vm, u->found);
 	k = now ? process_read(now->pid, &facts, &err) : -ESRCH;
 	if (k >= 0 && facts.start_time == now->start_time)
 		k = registry_set_process(u->vm, &facts, &err);
+	if (u->found)
+		registry_learn(u->vm, u->found);
 	if (k < 0)
 		log_vm(LOG_ERR, u->vm->pb->name, u->start->upgrade_id,
 		       "the upgraded VM's process is gone");
@@ -135,13 +136,7 @@ void upgrade_end(struct upgrade *u)
 
 	fill_report(u);
 	update_vm(u);
-	log_vm(r->outcome == OUTCOME(LOST)	  ? LOG_CRIT
-	       : r->outcome == OUTCOME(COMMITTED) ? LOG_NOTICE
-						  : LOG_WARNING,
-	       vm->pb->name, r->upgrade_id,
-	       "upgrade %" PRIu64 " to %s %s: %s%s%s (%" PRIu64 " ms, blackout %" PRIu64 " ms)",
-	       r->upgrade_id, r->target_binary, r->target_version, outcome_text(r),
-	       r->error[0] ? ": " : "", r->error, r->total_us / 1000, r->blackout_us / 1000);
+	audit_report(r, outcome_text(r));
 	if (u->begun) {
 		end.kind = UPGRADED__V1__JOURNAL_RECORD__KIND__END;
 		end.report = r;

@@ -11,6 +11,7 @@
 
 #include "cleanup.h"
 #include "device_state.h"
+#include "executable.h"
 #include "fault_point.h"
 #include "link.h"
 #include "process.h"
@@ -93,7 +94,13 @@ static int start(struct upgrade *u, const struct spawn_order *o, char *qmp, stru
 	u->wait.what = "the target to be executed";
 	if (r >= 0)
 		r = wait_for(&u->wait, gate, POLLIN, err);
-	return r < 0 ? r : spawn_started(o->argv[0], gate, NULL, err);
+	if (r >= 0)
+		r = spawn_started(o->argv[0], gate, NULL, err);
+	if (r < 0)
+		return r;
+	closep(&u->target_exe);
+	u->target_exe = executable_open(pid, u->target_pidfd);
+	return 0;
 }
 
 int hold_start(struct upgrade *u, const struct spawn *spawn, char *qmp, struct error *err)

@@ -8,6 +8,7 @@
  * process dies the daemon starts another one that finishes or undoes.
  */
 #include "device_state.h"
+#include "executable.h"
 #include "fault_point.h"
 #include "link.h"
 #include "upgrade.h"
@@ -21,8 +22,8 @@
 
 #define DAEMON_FD 3
 
-static void fill_report(struct upgrade *u, Upgraded__V1__Outcome outcome,
-			const struct error *err, Upgraded__V1__Vm *before, Upgraded__V1__Vm *after,
+static void fill_report(struct upgrade *u, Upgraded__V1__Outcome outcome, const struct error *err,
+			Upgraded__V1__Vm *before, Upgraded__V1__Vm *after, char *target_sha256,
 			Upgraded__V1__PhaseTime **phases, Upgraded__V1__Report *report)
 {
 	upgraded__v1__report__init(report);
@@ -45,6 +46,8 @@ static void fill_report(struct upgrade *u, Upgraded__V1__Outcome outcome,
 	report->state_bytes = u->state_bytes;
 	report->fds = u->fds;
 	report->handover = u->handover;
+	report->source_sha256 = before->binary_sha256;
+	report->target_sha256 = target_sha256;
 	report->findings = u->findings.v;
 	report->n_findings = u->findings.n;
 	report->started_at_us = u->timeline.begin_at_us;
@@ -67,6 +70,7 @@ static int work(struct upgrade *u)
 	Upgraded__V1__Vm before = *u->start->vm, after = *u->start->vm;
 	Upgraded__V1__Report report;
 	Upgraded__V1__Outcome outcome = UPGRADED__V1__OUTCOME__OUTCOME_REFUSED;
+	char source_sha256[SHA256_TEXT], target_sha256[SHA256_TEXT] = "";
 	_cleanup_error_ struct error err = ERROR_INIT;
 
 	switch (u->start->mode) {
@@ -97,7 +101,18 @@ static int work(struct upgrade *u)
 	if (outcome == UPGRADED__V1__OUTCOME__OUTCOME_COMMITTED)
 		after.generation++;
 	after.tier = u->tier;
-	fill_report(u, outcome, &err, &before, &after, phases, &report);
+	if (u->start->mode != UPGRADED__V1__WORKER_MODE__WORKER_CHECK) {
+		/* What was the target of the last upgrade is known already. */
+		if (!before.binary_sha256[0]) {
+			executable_sha256(u->source_exe, source_sha256);
+			before.binary_sha256 = source_sha256;
+		}
+		executable_sha256(u->target_exe, target_sha256);
+	}
+	after.binary_sha256 = outcome == UPGRADED__V1__OUTCOME__OUTCOME_COMMITTED
+				      ? target_sha256
+				      : before.binary_sha256;
+	fill_report(u, outcome, &err, &before, &after, target_sha256, phases, &report);
 	done.vm = &after;
 	done.report = &report;
 	if (u->start->mode == UPGRADED__V1__WORKER_MODE__WORKER_CHECK) {
@@ -131,13 +146,17 @@ int main(int argc, char **argv)
 		.source_pidfd = -EBADF,
 		.target_pidfd = -EBADF,
 		.state = -EBADF,
+		.source_exe = -EBADF,
+		.target_exe = -EBADF,
 		.target = UPGRADED__V1__PROCESS__INIT,
 	};
 	int r;
 
 	if (argc > 1 || fcntl(DAEMON_FD, F_GETFD) < 0) {
-		fprintf(stderr, "upgraded-worker %s is started by upgraded, not by hand; "
-				"see upgradectl(1)\n", UPGRADED_VERSION);
+		fprintf(stderr,
+			"upgraded-worker %s is started by upgraded, not by hand; "
+			"see upgradectl(1)\n",
+			UPGRADED_VERSION);
 		return 2;
 	}
 	(void)argv;
@@ -161,6 +180,9 @@ int main(int argc, char **argv)
 		u.target_pidfd = scm_fds_take(&fds, 1);
 	if (start->target)
 		u.target = *start->target;
+	u.source_exe = executable_open(start->vm->process->pid, u.source_pidfd);
+	if (u.target_pidfd >= 0)
+		u.target_exe = executable_open(u.target.pid, u.target_pidfd);
 	u.wait.daemon = DAEMON_FD;
 	u.wait.source = u.source_pidfd;
 
@@ -171,6 +193,8 @@ int main(int argc, char **argv)
 	free(u.target_version);
 	closep(&u.source_pidfd);
 	closep(&u.target_pidfd);
+	closep(&u.source_exe);
+	closep(&u.target_exe);
 	closep(&u.state);
 	inherited_clear(&u.inherited);
 	return r;

@@ -27,6 +27,7 @@ struct upgrade {
 	int source_pidfd;
 	int target_pidfd;       /* -EBADF: none was started */
 	Upgraded__V1__Process target; /* pid 0: none */
+	int source_exe, target_exe;   /* see executable.c; -EBADF: unknown */
 	Upgraded__V1__TargetPlan *plan; /* owned by the driver; NULL before PREPARE */
 	struct inherited inherited; /* what a worker before this one put into custody */
 	int state;              /* the device state: see device_state.c; -EBADF: none */

@@ -1,15 +1,20 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Upgrades that work: what systemd, the files of the command line and the daemon look like afterwards; twenty in a row."""
 
+import grp
+import hashlib
+import json
 import os
 import pathlib
 import socket
 import time
 
-from common import MONITOR_PORT, NEW, Attempt, Case, ctl, daemon_pid, saw, sh, shared, status_of, unit
+from common import MONITOR_PORT, NEW, UPGRADECTL, Attempt, Case, ctl, daemon_pid, saw, sh, shared, status_of, unit
 from host import tell, wait_until
 
 ROUNDS = 20
+DENIED, GRANTED, ENDED = ("d10c975cd2cc4195ac2fad9089caa2ed", "922201bc05284128904df43a0bac9c9e",
+                          "0deee85b92c94f71ae6d74d24d60a662")  # daemon/audit.c
 SETTLED = 3  # rounds after which the daemon has everything it keeps
 PHASES = ["prepare", "check", "freeze", "load", "switch", "run", "done"]
 REPORT_KEYS = {"outcome", "tier", "source_version", "target_version", "source_binary", "target_binary", "source", "target",
@@ -51,6 +56,42 @@ class Series(Case):
         now = (guest.dir / "console.log").read_text(errors="replace")
         self.assertTrue(now.startswith(console), f"the console's log was {len(console)} bytes, is {now[:200]!r}")
         saw(f"pid {source} -> {target}; unit active, MAINPID and pid file follow, console log kept ({len(now)} bytes)")
+
+    def records(self, message_id, **fields):
+        """What the audit trail has of a kind, oldest first."""
+        found = sh("journalctl", "-b", "-o", "json", f"MESSAGE_ID={message_id}", *(f"{k}={v}" for k, v in fields.items())).stdout
+        return [json.loads(line) for line in found.splitlines()]
+
+    def test_the_audit_trail_says_who_did_what(self):
+        guest = shared()
+        source = self.begin(guest)
+        status, report = guest.upgrade(NEW)
+        self.committed(guest, status, report, source)
+        asked = wait_until(lambda: self.records(GRANTED, UPGRADED_VM=guest.name, UPGRADED_REQUEST="upgrade"), 10, "the request")[-1]
+        self.assertEqual((asked["UPGRADED_UID"], asked["UPGRADED_DECISION"]), ("0", "granted"))
+        ended = self.records(ENDED, UPGRADED_ID=report["upgrade_id"])
+        self.assertEqual(len(ended), 1)
+        digest = hashlib.sha256(pathlib.Path(NEW).read_bytes()).hexdigest()
+        expected = {"UPGRADED_OUTCOME": "committed", "UPGRADED_TIER": "memfd", "UPGRADED_UID": "0", "UPGRADED_VM": guest.name,
+                    "UPGRADED_SOURCE_PID": str(source), "UPGRADED_TARGET_PID": str(guest.pid()), "UPGRADED_ERROR": "",
+                    "UPGRADED_TARGET_BINARY": NEW, "UPGRADED_TARGET_SHA256": digest,
+                    "UPGRADED_TARGET_VERSION": report["target_version"], "UPGRADED_SOURCE_VERSION": report["source_version"]}
+        self.assertEqual({name: ended[0][name] for name in expected}, expected)
+        phases = dict(word.split("=") for word in ended[0]["UPGRADED_PHASES_USEC"].split())
+        self.assertEqual([p.lower() for p in phases], PHASES)
+        self.assertEqual(hashlib.sha256(pathlib.Path(ended[0]["UPGRADED_SOURCE_BINARY"]).read_bytes()).hexdigest(),
+                         ended[0]["UPGRADED_SOURCE_SHA256"])
+        sh("journalctl", "--update-catalog", check=True)
+        told = sh("journalctl", "-b", "--no-pager", "--catalog", f"MESSAGE_ID={ENDED}", f"UPGRADED_ID={report['upgrade_id']}").stdout
+        self.assertIn(f"Upgrade {report['upgrade_id']} of VM {guest.name} has ended: committed", told)
+
+    def test_who_is_not_root_may_not_name_a_command_line(self):
+        group = grp.getgrnam("upgraded").gr_gid
+        refused = sh("setpriv", "--reuid", "65534", "--regid", str(group), "--clear-groups", UPGRADECTL, "run", "mine", "--", "/bin/true")
+        self.assertNotEqual(refused.returncode, 0)
+        self.assertIn("is for root", refused.stderr)
+        record = wait_until(lambda: self.records(DENIED, UPGRADED_UID=65534), 10, "the record")[-1]
+        self.assertEqual((record["UPGRADED_REQUEST"], record["UPGRADED_VM"], record["UPGRADED_GID"]), ("run", "mine", str(group)))
 
     def test_nobody_is_told_while_the_guest_stands_still(self):
         guest = shared()

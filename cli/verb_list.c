@@ -8,6 +8,11 @@
 #include "text.h"
 #include "vm.h"
 
+struct args {
+	struct cli *cli;
+	bool outdated;
+};
+
 static const char doc[] =
 	"List the VMs that are known.\v"
 	"STATE is \"running\", \"outdated\" (its binary was replaced on disk: upgrade it), the "
@@ -15,11 +20,22 @@ static const char doc[] =
 	"of the upgrade under way, or \"gone\". TIER is the memory tier that an upgrade would use. "
 	"Columns for which the terminal has no room are left out; --json has them all.";
 
+static const struct argp_option options[] = {
+	{ "outdated", 'o', NULL, 0,
+	  "Only those whose binary was replaced or removed on disk since they were started", 0 },
+	{ 0 },
+};
+
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
+	struct args *args = state->input;
+
 	switch (key) {
 	case ARGP_KEY_INIT:
-		state->child_inputs[0] = state->input;
+		state->child_inputs[0] = args->cli;
+		return 0;
+	case 'o':
+		args->outdated = true;
 		return 0;
 	case ARGP_KEY_ARG:
 		argp_error(state, "list takes no name; see 'upgradectl show %s'", arg);
@@ -67,27 +83,61 @@ static void print_list(const struct cli *cli, const Upgraded__V1__VmList *list)
 	table_print(&t, stdout);
 }
 
-int verb_list(struct cli *cli, int argc, char **argv)
+/* Makes it a list of these alone; the others are behind its end. */
+static void outdated_first(Upgraded__V1__VmList *list)
 {
-	static const struct argp argp = { .parser = parse, .doc = doc, .children = cli_options };
-	_cleanup_envelope_ Envelope *answer = NULL;
-	Upgraded__V1__ListRequest list = UPGRADED__V1__LIST_REQUEST__INIT;
-	Envelope request = ENVELOPE_INIT;
-	int r;
+	size_t n = 0;
 
-	argp_parse(&argp, argc, argv, 0, NULL, cli);
-	request.body_case = UPGRADED__V1__ENVELOPE__BODY_LIST;
-	request.list = &list;
-	r = ask(cli, &request, UPGRADED__V1__ENVELOPE__BODY_VM_LIST, ASK_TIMEOUT_MS, &answer);
-	if (r != CLI_DONE)
-		return r;
+	for (size_t i = 0; i < list->n_vms; i++) {
+		Upgraded__V1__Vm *vm = list->vms[i];
+
+		if (!vm->outdated)
+			continue;
+		list->vms[i] = list->vms[n];
+		list->vms[n++] = vm;
+	}
+	list->n_vms = n;
+}
+
+static int print(const struct cli *cli, const Upgraded__V1__VmList *list, size_t known)
+{
 	if (cli->json)
-		return print_json(&answer->vm_list->base);
-	if (answer->vm_list->n_vms)
-		print_list(cli, answer->vm_list);
+		return print_json(&list->base);
+	if (list->n_vms)
+		print_list(cli, list);
+	else if (known)
+		fprintf(stderr, "No VM is outdated: each runs the binary that is on disk.\n");
 	else
 		fprintf(stderr,
 			"No VM is known yet.\n"
 			"  try: upgradectl adopt --pid PID, or upgradectl run NAME -- QEMU ARGS\n");
 	return CLI_DONE;
+}
+
+int verb_list(struct cli *cli, int argc, char **argv)
+{
+	static const struct argp argp = {
+		.options = options, .parser = parse, .doc = doc, .children = cli_options
+	};
+	struct args args = { .cli = cli };
+	_cleanup_envelope_ Envelope *answer = NULL;
+	Upgraded__V1__ListRequest list = UPGRADED__V1__LIST_REQUEST__INIT;
+	Upgraded__V1__VmList *known;
+	Envelope request = ENVELOPE_INIT;
+	size_t all;
+	int r;
+
+	argp_parse(&argp, argc, argv, 0, NULL, &args);
+	request.body_case = UPGRADED__V1__ENVELOPE__BODY_LIST;
+	request.list = &list;
+	r = ask(cli, &request, UPGRADED__V1__ENVELOPE__BODY_VM_LIST, ASK_TIMEOUT_MS, &answer);
+	if (r != CLI_DONE)
+		return r;
+	known = answer->vm_list;
+	all = known->n_vms;
+	if (args.outdated)
+		outdated_first(known);
+	r = print(cli, known, all);
+	known->n_vms = all; /* as they were unpacked, so as to be freed */
+	return r;
 }

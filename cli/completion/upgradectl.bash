@@ -62,6 +62,7 @@ _upgradectl() {
 		upgrade) common+=" --vmm --max-blackout --timeout --no-stage2 --no-wait" ;;
 		adopt) common+=" --pid --qmp" ;;
 		history) common+=" --limit" ;;
+		list) common+=" --outdated" ;;
 		esac
 		COMPREPLY=($(compgen -W "$common" -- "$cur"))
 	elif [[ -z $verb ]]; then

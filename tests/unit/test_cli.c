@@ -242,6 +242,7 @@ static void output_fits_and_stays(void **state)
 		char **argv;
 	} table[] = {
 		{ "list", ARGV("list") },
+		{ "list-outdated", ARGV("list", "--outdated") },
 		{ "show", ARGV("show", "vm1") },
 		{ "show-busy", ARGV("show", "busy") },
 		{ "check-ready", ARGV("check", "vm1", "--vmm", "qemu") },

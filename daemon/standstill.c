@@ -72,9 +72,14 @@ int process_is_stopped(pid_t pid)
 	return 1;
 }
 
-bool process_has_ended(int pidfd)
+bool process_ends_within(int pidfd, int patience_ms)
 {
 	struct pollfd p = { .fd = pidfd, .events = POLLIN };
 
-	return pidfd >= 0 && poll(&p, 1, 0) == 1;
+	return pidfd >= 0 && poll(&p, 1, patience_ms) == 1;
+}
+
+bool process_has_ended(int pidfd)
+{
+	return process_ends_within(pidfd, 0);
 }

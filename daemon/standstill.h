@@ -18,4 +18,7 @@ int process_is_stopped(pid_t pid);
 /* @pidfd (borrowed; negative: of nobody) is of a process that is dead, or a zombie. */
 bool process_has_ended(int pidfd);
 
+/* The same, or it is so within @patience_ms. */
+bool process_ends_within(int pidfd, int patience_ms);
+
 #endif

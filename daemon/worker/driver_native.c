@@ -33,6 +33,7 @@
 #include "native_link.h"
 #include "procfs.h"
 #include "spawn.h"
+#include "standstill.h"
 #include "upgrade.h"
 
 #include <fcntl.h>
@@ -172,7 +173,7 @@ static int plan_argv(struct upgrade *u, struct native *n, struct error *err)
 	r = proc_read_strv(source_process(u)->pid, "cmdline", &n->argv);
 	if (r >= 0)
 		r = proc_read_exe(source_process(u)->pid, &n->binary);
-	if (r >= 0 && (!n->argv[0] || wait_ended(u->source_pidfd, 0)))
+	if (r >= 0 && (!n->argv[0] || process_has_ended(u->source_pidfd)))
 		r = -ESRCH;
 	if (r < 0)
 		return error_errno(err, r, "cannot read the source's command line");
@@ -524,7 +525,8 @@ static int hold(struct upgrade *u, struct error *err)
 	int r;
 
 	/* The pid of a source that has ended may be somebody else's. */
-	r = wait_ended(u->source_pidfd, 0) ? 0 : hold_wait(&u->wait, source_process(u)->pid, err);
+	r = process_has_ended(u->source_pidfd) ? 0
+					       : hold_wait(&u->wait, source_process(u)->pid, err);
 	if (r < 0)
 		return r;
 	n->owned = true;
@@ -590,7 +592,7 @@ static void let_source_end(struct upgrade *u, struct native *n)
 	if (native_tell(&n->source, &env, NULL, 0, &ignored) < 0 ||
 	    pidfd_send_signal(u->source_pidfd, SIGCONT, NULL, 0) < 0)
 		return;
-	(void)wait_ended(u->source_pidfd, QUIT_US / 1000);
+	(void)process_ends_within(u->source_pidfd, QUIT_US / 1000);
 }
 
 static int finish(struct upgrade *u, struct error *err)
@@ -656,7 +658,7 @@ static int undo(struct upgrade *u, struct error *err)
 		n->owned = true;
 	inherited_clear(&u->inherited);
 	if (n->owned && u->tier == TIER(STAGE2) && n->target_vm >= 0 &&
-	    !wait_ended(u->target_pidfd, 0))
+	    !process_has_ended(u->target_pidfd))
 		reclaim(u, n);
 	/* The last reference to the target's VM must be its own. */
 	if (n->target_vm >= 0)

@@ -39,6 +39,7 @@
 #include "qmp.h"
 #include "source.h"
 #include "spawn.h"
+#include "standstill.h"
 #include "tap.h"
 #include "upgrade.h"
 
@@ -609,7 +610,7 @@ static int hold(struct upgrade *u, struct error *err)
 	r = gmem_switch(g, q->target_qmp, &u->tier, &u->findings, err);
 	u->handover = g->handover;
 	/* The pid of a source that has ended may be somebody else's. */
-	if (r < 0 || g->enforced || wait_ended(u->source_pidfd, 0))
+	if (r < 0 || g->enforced || process_has_ended(u->source_pidfd))
 		return r;
 	return hold_wait(&u->wait, source_pid(u), err);
 }

@@ -162,7 +162,8 @@ static int use_state(struct upgrade *u, pid_t pid, int pidfd, const char *who, s
 {
 	int r;
 
-	if (wait_ended(pidfd, 0) || (process_is_dying(pid) && wait_ended(pidfd, DYING_MS)))
+	if (process_has_ended(pidfd) ||
+	    (process_is_dying(pid) && process_ends_within(pidfd, DYING_MS)))
 		return error_set(err, -ESRCH, "%s has ended", who);
 	r = device_state_use(u->state);
 	fault_point(FAULT_LET_GO);
@@ -171,8 +172,8 @@ static int use_state(struct upgrade *u, pid_t pid, int pidfd, const char *who, s
 
 void hold_see_out(struct upgrade *u)
 {
-	if (!wait_ended(u->source_pidfd, 0) && process_is_dying(u->start->vm->process->pid))
-		(void)wait_ended(u->source_pidfd, DYING_MS);
+	if (!process_has_ended(u->source_pidfd) && process_is_dying(u->start->vm->process->pid))
+		(void)process_ends_within(u->source_pidfd, DYING_MS);
 }
 
 int hold_let_go(struct upgrade *u, struct error *err)
@@ -265,7 +266,7 @@ void hold_explain(struct upgrade *u, struct error *err)
 
 	if (!r || r == -ECANCELED)
 		return;
-	if (wait_ended(u->target_pidfd, patience_ms)) {
+	if (process_ends_within(u->target_pidfd, patience_ms)) {
 		known = exit_code(u->target.pid, u->target_pidfd, &code);
 		error_clear(err);
 		if (!known)
@@ -279,7 +280,7 @@ void hold_explain(struct upgrade *u, struct error *err)
 				  "the target was killed by SIG%s while upgraded waited for %s",
 				  sigabbrev_np(WTERMSIG(code)) ?: "?", what);
 		error_hint(err, "its own words are in the log of %s", u->start->vm->name);
-	} else if (wait_ended(u->wait.source, u->target_pidfd < 0 ? patience_ms : 0)) {
+	} else if (process_ends_within(u->wait.source, u->target_pidfd < 0 ? patience_ms : 0)) {
 		error_clear(err);
 		error_set(err, -ESRCH,
 			  "the VMM of %s (process %d) ended while upgraded waited for %s",

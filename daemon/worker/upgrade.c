@@ -19,6 +19,7 @@
 #include "fault_point.h"
 #include "hold.h"
 #include "link.h"
+#include "standstill.h"
 
 /* A guest must not stand still for long because somebody hangs. */
 #define DEFAULT_BLACKOUT_LIMIT_US (10 * 1000000ULL)
@@ -253,7 +254,7 @@ Upgraded__V1__Outcome upgrade_run(struct upgrade *u, struct error *err)
 	r = look(u, err);
 	/* Nothing was touched; but there may be nothing left to touch. */
 	if (r < 0)
-		return wait_ended(u->source_pidfd, 0) ? OUTCOME(LOST) : OUTCOME(REFUSED);
+		return process_has_ended(u->source_pidfd) ? OUTCOME(LOST) : OUTCOME(REFUSED);
 	r = switch_over(u, err);
 	if (r == -EOWNERDEAD && timeline_phase(&u->timeline) == PHASE(SWITCH)) {
 		/*

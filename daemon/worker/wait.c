@@ -141,10 +141,3 @@ int wait_sleep(struct waiter *w, uint64_t us, struct error *err)
 {
 	return wait_until(w, -1, 0, now_us() + us, err);
 }
-
-bool wait_ended(int pidfd, int patience_ms)
-{
-	struct pollfd p = { .fd = pidfd, .events = POLLIN };
-
-	return pidfd >= 0 && poll(&p, 1, patience_ms) == 1;
-}

@@ -37,9 +37,6 @@ uint64_t now_us(void); /* CLOCK_MONOTONIC */
  */
 int wait_for(struct waiter *w, int fd, short events, struct error *err);
 
-/* Has the process of @pidfd ended, or does it within @patience_ms? No: also without a pidfd. */
-bool wait_ended(int pidfd, int patience_ms);
-
 /* Sleeps @us, with the same exits. 0 or as wait_for(). */
 int wait_sleep(struct waiter *w, uint64_t us, struct error *err);
 

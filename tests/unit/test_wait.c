@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* wait_for(): every way in which a wait must end does end it, and says why. */
+#include "standstill.h"
 #include "wait.h"
 #include "wire.h"
 
@@ -221,12 +222,12 @@ static void the_end_of_a_process_is_seen(void **state)
 	}
 	fd = (int)syscall(SYS_pidfd_open, pid, 0);
 	assert_true(fd >= 0);
-	assert_false(wait_ended(fd, 0));
+	assert_false(process_has_ended(fd));
 	kill(pid, SIGKILL);
-	assert_true(wait_ended(fd, 5000));
+	assert_true(process_ends_within(fd, 5000));
 	waitpid(pid, NULL, 0);
-	assert_true(wait_ended(fd, 0));
-	assert_false(wait_ended(-EBADF, 0));
+	assert_true(process_has_ended(fd));
+	assert_false(process_has_ended(-EBADF));
 	close(fd);
 }
 

@@ -2,7 +2,7 @@
 /*
  * Mishaps that a test orders, at the callbacks of an upgrade. The test writes
  * lines "ROLE POINT ACTION [MS]" to a file; ACTION is kill, stop, fail, exit or
- * sleep. When one is about to happen, "PATH.seen" gets the line, so that the
+ * sleep, which SIGUSR1 ends. When one is about to happen, "PATH.seen" gets the line, so that the
  * test knows when and can kill somebody else meanwhile. Nothing is kept.
  */
 #include "fault.h"

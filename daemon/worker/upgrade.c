@@ -253,8 +253,10 @@ Upgraded__V1__Outcome upgrade_run(struct upgrade *u, struct error *err)
 	timeline_begin(&u->timeline);
 	r = look(u, err);
 	/* Nothing was touched; but there may be nothing left to touch. */
-	if (r < 0)
+	if (r < 0) {
+		hold_see_out(u);
 		return process_has_ended(u->source_pidfd) ? OUTCOME(LOST) : OUTCOME(REFUSED);
+	}
 	r = switch_over(u, err);
 	if (r == -EOWNERDEAD && timeline_phase(&u->timeline) == PHASE(SWITCH)) {
 		/*

@@ -23,7 +23,7 @@
 #define DAEMON_FD 3
 
 static void fill_report(struct upgrade *u, Upgraded__V1__Outcome outcome, const struct error *err,
-			Upgraded__V1__Vm *before, Upgraded__V1__Vm *after, char *target_sha256,
+			Upgraded__V1__Vm *before, Upgraded__V1__Vm *after,
 			Upgraded__V1__PhaseTime **phases, Upgraded__V1__Report *report)
 {
 	upgraded__v1__report__init(report);
@@ -46,8 +46,8 @@ static void fill_report(struct upgrade *u, Upgraded__V1__Outcome outcome, const 
 	report->state_bytes = u->state_bytes;
 	report->fds = u->fds;
 	report->handover = u->handover;
-	report->source_sha256 = before->binary_sha256;
-	report->target_sha256 = target_sha256;
+	report->source_sha256 = u->source_sha256;
+	report->target_sha256 = u->target_sha256;
 	report->findings = u->findings.v;
 	report->n_findings = u->findings.n;
 	report->started_at_us = u->timeline.begin_at_us;
@@ -70,7 +70,6 @@ static int work(struct upgrade *u)
 	Upgraded__V1__Vm before = *u->start->vm, after = *u->start->vm;
 	Upgraded__V1__Report report;
 	Upgraded__V1__Outcome outcome = UPGRADED__V1__OUTCOME__OUTCOME_REFUSED;
-	char source_sha256[SHA256_TEXT], target_sha256[SHA256_TEXT] = "";
 	_cleanup_error_ struct error err = ERROR_INIT;
 
 	switch (u->start->mode) {
@@ -102,17 +101,12 @@ static int work(struct upgrade *u)
 		after.generation++;
 	after.tier = u->tier;
 	if (u->start->mode != UPGRADED__V1__WORKER_MODE__WORKER_CHECK) {
-		/* What was the target of the last upgrade is known already. */
-		if (!before.binary_sha256[0]) {
-			executable_sha256(u->source_exe, source_sha256);
-			before.binary_sha256 = source_sha256;
-		}
-		executable_sha256(u->target_exe, target_sha256);
+		upgrade_identify(u);
+		after.binary_sha256 = outcome == UPGRADED__V1__OUTCOME__OUTCOME_COMMITTED
+					      ? u->target_sha256
+					      : u->source_sha256;
 	}
-	after.binary_sha256 = outcome == UPGRADED__V1__OUTCOME__OUTCOME_COMMITTED
-				      ? target_sha256
-				      : before.binary_sha256;
-	fill_report(u, outcome, &err, &before, &after, target_sha256, phases, &report);
+	fill_report(u, outcome, &err, &before, &after, phases, &report);
 	done.vm = &after;
 	done.report = &report;
 	if (u->start->mode == UPGRADED__V1__WORKER_MODE__WORKER_CHECK) {

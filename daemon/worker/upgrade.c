@@ -146,6 +146,17 @@ static int look(struct upgrade *u, struct error *err)
 	return refuse_blockers(u, err);
 }
 
+void upgrade_identify(struct upgrade *u)
+{
+	/* What was the target of the last upgrade is known already. */
+	if (u->start->vm->binary_sha256[0])
+		snprintf(u->source_sha256, SHA256_TEXT, "%s", u->start->vm->binary_sha256);
+	else if (!u->source_sha256[0])
+		executable_sha256(u->source_exe, u->source_sha256);
+	if (!u->target_sha256[0])
+		executable_sha256(u->target_exe, u->target_sha256);
+}
+
 /* Everything that can be undone. */
 static int switch_over(struct upgrade *u, struct error *err)
 {
@@ -167,6 +178,8 @@ static int switch_over(struct upgrade *u, struct error *err)
 	if (r < 0)
 		return r;
 
+	/* A tenth of a second of work, which a guest that catches up would feel. */
+	upgrade_identify(u);
 	fault_point(FAULT_VERIFIED);
 	enter(u, PHASE(FREEZE), NULL);
 	r = settle(u, BEFORE_FREEZE_US, "the moment before the freeze", err);

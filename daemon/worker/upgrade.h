@@ -4,6 +4,7 @@
 #define UPGRADED_UPGRADE_H
 
 #include "error.h"
+#include "executable.h"
 #include "findings.h"
 #include "inherited.h"
 #include "timeline.h"
@@ -28,6 +29,7 @@ struct upgrade {
 	int target_pidfd;       /* -EBADF: none was started */
 	Upgraded__V1__Process target; /* pid 0: none */
 	int source_exe, target_exe;   /* see executable.c; -EBADF: unknown */
+	char source_sha256[SHA256_TEXT], target_sha256[SHA256_TEXT];
 	Upgraded__V1__TargetPlan *plan; /* owned by the driver; NULL before PREPARE */
 	struct inherited inherited; /* what a worker before this one put into custody */
 	int state;              /* the device state: see device_state.c; -EBADF: none */
@@ -45,6 +47,9 @@ struct upgrade {
 	uint64_t running_at_us; /* of the first one after it, in whichever VMM */
 	char *target_version;
 };
+
+/* Reads which programs source and target are, if that is not known yet. */
+void upgrade_identify(struct upgrade *u);
 
 /*
  * How to talk to one kind of VMM. Every function is called in this order, at

@@ -54,15 +54,13 @@ __attribute__((format(printf, 2, 3))) static void add(struct record *r, const ch
 		r->n++;
 }
 
-/* "committed" of OUTCOME_COMMITTED. */
+/* In small letters, as upgradectl --json has it. */
 static void add_enum(struct record *r, const char *field, const ProtobufCEnumDescriptor *type,
 		     int value)
 {
-	const ProtobufCEnumValue *v = protobuf_c_enum_descriptor_get_value(type, value);
-	const char *name = v ? strchr(v->name, '_') : NULL;
 	size_t before = r->n;
 
-	add(r, "%s=%s", field, name ? name + 1 : "unknown");
+	add(r, "%s=%s", field, enum_name(type, value));
 	for (char *p = before < r->n ? strchr(r->field[before], '=') : NULL; p && *p; p++)
 		if (*p >= 'A' && *p <= 'Z')
 			*p = (char)(*p - 'A' + 'a');

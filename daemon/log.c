@@ -28,6 +28,7 @@ static bool stderr_is_journal(void)
 
 void log_vm(int priority, const char *vm, uint64_t upgrade, const char *fmt, ...)
 {
+	char *fields[3] = { NULL };
 	_cleanup_free_ char *text = NULL;
 	va_list ap;
 	int n;
@@ -39,13 +40,13 @@ void log_vm(int priority, const char *vm, uint64_t upgrade, const char *fmt, ...
 		text = NULL;
 		return;
 	}
-	if (stderr_is_journal())
-		sd_journal_send("MESSAGE=%s%s%s", vm ?: "", vm ? ": " : "", text,
-				"PRIORITY=%i", priority,
-				"UPGRADED_VM=%s", vm ?: "",
-				"UPGRADED_ID=%" PRIu64, upgrade, NULL);
-	else
-		fprintf(stderr, "upgraded: %s%s%s\n", vm ?: "", vm ? ": " : "", text);
+	if (asprintf(&fields[0], "UPGRADED_VM=%s", vm ?: "") < 0)
+		fields[0] = NULL;
+	else if (asprintf(&fields[1], "UPGRADED_ID=%" PRIu64, upgrade) < 0)
+		fields[1] = NULL;
+	log_record(priority, fields, "%s%s%s", vm ?: "", vm ? ": " : "", text);
+	free(fields[0]);
+	free(fields[1]);
 }
 
 void log_record(int priority, char *const *fields, const char *fmt, ...)

@@ -60,10 +60,15 @@ int message_pack(const void *message, uint8_t **ret_data, size_t *ret_len)
 	return 0;
 }
 
+const char *enum_name(const ProtobufCEnumDescriptor *type, int value)
+{
+	const ProtobufCEnumValue *v = protobuf_c_enum_descriptor_get_value(type, value);
+	const char *prefix = v ? strchr(v->name, '_') : NULL;
+
+	return prefix ? prefix + 1 : "UNKNOWN";
+}
+
 const char *phase_name(Phase phase)
 {
-	const ProtobufCEnumValue *v =
-		protobuf_c_enum_descriptor_get_value(&upgraded__v1__phase__descriptor, (int)phase);
-
-	return v ? v->name + strlen("PHASE_") : "?";
+	return enum_name(&upgraded__v1__phase__descriptor, (int)phase);
 }

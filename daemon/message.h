@@ -48,6 +48,8 @@ static inline void message_freep(void *p)
 }
 #define _cleanup_message_ _cleanup_(message_freep)
 
+/* "COMMITTED" of OUTCOME_COMMITTED; only for types whose prefix is one word. */
+const char *enum_name(const ProtobufCEnumDescriptor *type, int value);
 /* "CHECK", for logs. */
 const char *phase_name(Phase phase);
 

@@ -510,7 +510,7 @@ static pid_t fork_here(const struct identity *id, int *ret_pidfd, struct error *
 {
 	_cleanup_close_ int home = -EBADF;
 	pid_t pid;
-	int r;
+	int r = 0;
 
 	if (id->ns[NS_PID] >= 0) {
 		home = open("/proc/self/ns/pid", O_RDONLY | O_CLOEXEC);
@@ -520,20 +520,19 @@ static pid_t fork_here(const struct identity *id, int *ret_pidfd, struct error *
 	pid = fork();
 	if (pid == 0)
 		return 0;
-	r = -errno;
-	if (home >= 0 && setns(home, CLONE_NEWPID) < 0 && pid > 0) {
+	if (pid < 0)
 		r = -errno;
-	} else if (pid < 0) {
-		return error_errno(err, r, "cannot fork");
-	} else {
-		*ret_pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
-		if (*ret_pidfd >= 0)
-			return pid;
+	if (home >= 0 && setns(home, CLONE_NEWPID) < 0)
 		r = -errno;
+	if (r == 0 && (*ret_pidfd = (int)syscall(SYS_pidfd_open, pid, 0)) >= 0)
+		return pid;
+	if (r == 0)
+		r = -errno;
+	if (pid > 0) {
+		kill(pid, SIGKILL);
+		waitpid(pid, NULL, 0);
 	}
-	kill(pid, SIGKILL);
-	waitpid(pid, NULL, 0);
-	return error_errno(err, r, "cannot keep a child");
+	return error_errno(err, r, "cannot have a child");
 }
 
 /* Forks @c; *ret_gate is our end of the gate. What is forked ends when that is closed. */

@@ -4,23 +4,23 @@
 Afterwards there is one VMM and it runs the guest, at no time was there a second one that did, the guest has found every
 word as it wrote it, nothing is left in custody or behind, and all this within the deadlines + 5 s."""
 
-import ctypes
+import contextlib
 import os
 import pathlib
 import resource
 import signal
 import socket
-import stat
 import subprocess
 import sys
 import tempfile
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tests/vmm"))
+sys.path[:0] = [str(ROOT / "tests/vmm"), str(ROOT / "tests/lib")]
 
 import matrix  # noqa: E402
 import tiny  # noqa: E402
+from fds import sockets_of  # noqa: E402
 from tiny import alive, fds_of, wait_until  # noqa: E402
 
 TIMEOUT_S, BLACKOUT_MS = 1, 1500
@@ -30,7 +30,6 @@ STOPPED_S = 5  # for how long the daemon is stopped
 RECOVERY_S = 5  # beyond the deadlines
 INJECT = ROOT / "build/fault/inject.so"
 ERRNOS = {"enospc": 28, "eio": 5, "enomem": 12}
-SYS_PIDFD_OPEN, SYS_PIDFD_GETFD = 434, 438
 
 
 class Failed(Exception):
@@ -48,27 +47,11 @@ def end_on_sigterm():
 
 def cut_connections(pid):
     """Every connected socket of a process, whose other end gets an end of file."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    pidfd = libc.syscall(SYS_PIDFD_OPEN, pid, 0)
-    if pidfd < 0:
-        return
-    try:
-        for number in os.listdir(f"/proc/{pid}/fd"):
-            fd = libc.syscall(SYS_PIDFD_GETFD, pidfd, int(number), 0)
-            if fd < 0:
-                continue
-            if not stat.S_ISSOCK(os.fstat(fd).st_mode):
-                os.close(fd)
-                continue
-            with socket.socket(fileno=fd) as s:
-                try:
-                    s.getpeername()
-                    if s.type != socket.SOCK_DGRAM:
-                        s.shutdown(socket.SHUT_RDWR)
-                except OSError:
-                    pass
-    finally:
-        os.close(pidfd)
+    for s in sockets_of(pid):
+        with contextlib.suppress(OSError):
+            s.getpeername()
+            if s.type != socket.SOCK_DGRAM:
+                s.shutdown(socket.SHUT_RDWR)
 
 
 def limit_descriptors(pid, more):

@@ -2,7 +2,6 @@
 """The tiers gmem and stage2, with two different patched QEMUs (tests/tiers/run brings them). What the kernel offers
 decides what is expected: the same tests run in a kernel with our extension and in one without."""
 
-import ctypes
 import fcntl
 import json
 import os
@@ -18,11 +17,11 @@ import time
 
 from common import (FAULTS_SEEN, LIGHT, NEW, Attempt, Case, alive, ctl, daemon_pid, fault, kept, processes, saw, started,
                     status_of, stop_shared, take_faults, targets)
+from fds import sockets_of
 from host import Guest, ROLLED_BACK, default_machine, wait_until
 
 QEMUS = os.environ.get("UPGRADED_PATCHED_QEMUS", "").split(":")
 KVM_CHECK_EXTENSION, KVM_CAP_GMEM_TRANSFER = 0xAE03, 0x474D
-PIDFD_GETFD = 438
 FIRMWARE = ["-L", "/usr/share/seabios", "-L", "/usr/share/qemu"]
 ROUNDS = int(os.environ.get("UPGRADED_TIER_ROUNDS", "6"))
 SEED = int(os.environ.get("UPGRADED_TIER_SEED", "1"))
@@ -52,18 +51,11 @@ def abort_when_held(attempt):
 def worker_commands(vmm, command):
     """What the VMM answers when a worker in the wrong hands gives it a command, on the connection that it has."""
     worker, = processes("upgraded-worker")
-    pidfd = os.pidfd_open(worker)
-    try:
-        for name in os.listdir(f"/proc/{worker}/fd"):
-            if not os.readlink(f"/proc/{worker}/fd/{name}").startswith("socket:"):
-                continue
-            with socket.socket(fileno=ctypes.CDLL(None).syscall(PIDFD_GETFD, pidfd, int(name), 0)) as s:
-                peer, = struct.unpack("i8x", s.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-                if peer == vmm and s.getpeername():
-                    s.sendall(json.dumps({"execute": command}).encode() + b"\n")
-                    return answer(s)
-    finally:
-        os.close(pidfd)
+    for s in sockets_of(worker):
+        peer, = struct.unpack("i8x", s.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        if peer == vmm and s.getpeername():
+            s.sendall(json.dumps({"execute": command}).encode() + b"\n")
+            return answer(s)
     raise AssertionError(f"worker {worker} is not connected to {vmm}")
 
 

@@ -22,6 +22,7 @@ import traceback
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent / "lib"), str(HERE.parent / "bench")]
 from bare import open_tap, unix
+from fds import copied
 from host import Guest, TOOLS, tell, wait_until
 
 MACHINE = "pc-q35-10.0"
@@ -268,7 +269,7 @@ def reverse_gives_memory_back(vm):
     target.qmp("gmem-transfer")
     number = target.gmem()["vm-fd"]
     pidfd = os.pidfd_open(target.process.pid)
-    fd = pidfd_getfd(pidfd, number)
+    fd = copied(pidfd, number)
     vm.vmm.qmp("getfd", fd=fd, fdname="target-vm")
     os.close(fd)
     before = vm.vmm.faults()
@@ -365,15 +366,6 @@ def cancelled_migration_binds_again(vm):
     wait_until(lambda: vm.vmm.qmp("query-migrate")["status"] == "cancelled", 30, "the migration is cancelled")
     vm.healthy()
     cont_hands_over_tables(vm)
-
-
-def pidfd_getfd(pidfd, number):
-    import ctypes
-    libc = ctypes.CDLL(None, use_errno=True)
-    fd = libc.syscall(438, pidfd, number, 0)
-    if fd < 0:
-        raise OSError(ctypes.get_errno(), "pidfd_getfd")
-    return fd
 
 
 TESTS = [source_owns_its_memory, dry_run_compares_while_the_source_runs, cont_hands_over_tables,

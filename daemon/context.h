@@ -3,6 +3,8 @@
 #ifndef UPGRADED_CONTEXT_H
 #define UPGRADED_CONTEXT_H
 
+#include "digests.h"
+
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -28,6 +30,7 @@ struct context {
 	struct check *checks;	  /* likewise */
 	struct systemd *systemd;  /* manager/systemd.c */
 	struct native *native;	  /* VMMs on vmm.sock */
+	struct digests digests;
 	uint64_t next_id;	  /* of upgrades */
 };
 

@@ -18,6 +18,7 @@ typedef Upgraded__V1__CustodyItem CustodyItem;
 typedef Upgraded__V1__CustodyPut CustodyPut;
 typedef Upgraded__V1__WorkerStart WorkerStart;
 typedef Upgraded__V1__WorkerDone WorkerDone;
+typedef Upgraded__V1__FileDigest FileDigest;
 typedef Upgraded__V1__JournalRecord JournalRecord;
 typedef Upgraded__V1__ErrorCode ErrorCode;
 typedef Upgraded__V1__Phase Phase;

@@ -193,6 +193,7 @@ static int on_done(struct upgrade *u, Envelope *env)
 	message_free(u->report);
 	message_free(u->found);
 	fault_point(FAULT_REPORT_RECEIVED);
+	digests_learn(&u->ctx->digests, done->read, done->n_read);
 	u->report = TAKE_PTR(done->report);
 	u->found = TAKE_PTR(done->vm);
 	worker_process_expect_end(u->worker, WORKER_END_US);
@@ -321,6 +322,8 @@ int upgrade_run_worker(struct upgrade *u, Upgraded__V1__WorkerMode mode, struct 
 		}
 	}
 	start.place = &u->place;
+	start.known = u->ctx->digests.v;
+	start.n_known = u->ctx->digests.n;
 	for (size_t i = 0; i < u->custody.n; i++)
 		start.custody += is_given(u->custody.items[i], mode);
 	order = (struct worker_order){

@@ -342,6 +342,7 @@ static void context_clear(struct context *ctx)
 	history_freep(&ctx->history);
 	journal_freep(&ctx->journal);
 	fd_store_freep(&ctx->fd_store);
+	digests_clear(&ctx->digests);
 	sd_event_unref(ctx->event);
 }
 

@@ -13,6 +13,7 @@
 #include <fcntl.h>
 #include <openssl/evp.h>
 #include <stdio.h>
+#include <sys/stat.h>
 
 int executable_open(pid_t pid, int pidfd)
 {
@@ -23,6 +24,19 @@ int executable_open(pid_t pid, int pidfd)
 	fd = open(path, O_RDONLY | O_CLOEXEC);
 	/* From its end on the pid may be somebody else's. */
 	return fd < 0 || process_has_ended(pidfd) ? -EBADF : TAKE_FD(fd);
+}
+
+bool executable_stat(int fd, Upgraded__V1__FileDigest *ret)
+{
+	struct stat st;
+
+	if (fd < 0 || fstat(fd, &st) < 0)
+		return false;
+	ret->device = st.st_dev;
+	ret->inode = st.st_ino;
+	ret->size = (uint64_t)st.st_size;
+	ret->changed_ns = (uint64_t)st.st_ctim.tv_sec * 1000000000 + (uint64_t)st.st_ctim.tv_nsec;
+	return true;
 }
 
 static void free_context(EVP_MD_CTX **ctx)
@@ -52,7 +66,7 @@ void executable_sha256(int fd, char ret[SHA256_TEXT])
 	unsigned char bytes[EVP_MAX_MD_SIZE];
 
 	*ret = '\0';
-	if (fd < 0 || !digest(fd, bytes))
+	if (!digest(fd, bytes))
 		return;
 	for (int i = 0; i < SHA256_TEXT / 2; i++)
 		snprintf(ret + 2 * i, 3, "%02x", bytes[i]);

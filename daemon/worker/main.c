@@ -67,6 +67,7 @@ static int work(struct upgrade *u)
 	Upgraded__V1__WorkerDone done = UPGRADED__V1__WORKER_DONE__INIT;
 	Upgraded__V1__CheckReport check = UPGRADED__V1__CHECK_REPORT__INIT;
 	Upgraded__V1__PhaseTime *phases[TIMELINE_MAX];
+	Upgraded__V1__FileDigest *read[ARRAY_SIZE(u->read)];
 	Upgraded__V1__Vm before = *u->start->vm, after = *u->start->vm;
 	Upgraded__V1__Report report;
 	Upgraded__V1__Outcome outcome = UPGRADED__V1__OUTCOME__OUTCOME_REFUSED;
@@ -106,6 +107,10 @@ static int work(struct upgrade *u)
 					      ? u->target_sha256
 					      : u->source_sha256;
 	}
+	for (size_t i = 0; i < u->n_read; i++)
+		read[i] = &u->read[i];
+	done.read = read;
+	done.n_read = u->n_read;
 	fill_report(u, outcome, &err, &before, &after, phases, &report);
 	done.vm = &after;
 	done.report = &report;

@@ -146,15 +146,48 @@ static int look(struct upgrade *u, struct error *err)
 	return refuse_blockers(u, err);
 }
 
+static bool same_file(const Upgraded__V1__FileDigest *a, const Upgraded__V1__FileDigest *b)
+{
+	return a->device == b->device && a->inode == b->inode && a->size == b->size &&
+	       a->changed_ns == b->changed_ns;
+}
+
+static const char *find_digest(const struct upgrade *u, const Upgraded__V1__FileDigest *file)
+{
+	for (size_t i = 0; i < u->n_read; i++)
+		if (same_file(&u->read[i], file))
+			return u->read[i].sha256;
+	for (size_t i = 0; i < u->start->n_known; i++)
+		if (same_file(u->start->known[i], file))
+			return u->start->known[i]->sha256;
+	return NULL;
+}
+
+static void identify(struct upgrade *u, int exe, char sha256[SHA256_TEXT])
+{
+	Upgraded__V1__FileDigest file = UPGRADED__V1__FILE_DIGEST__INIT;
+	const char *known;
+
+	if (sha256[0] || !executable_stat(exe, &file))
+		return;
+	known = find_digest(u, &file);
+	if (known) {
+		snprintf(sha256, SHA256_TEXT, "%s", known);
+		return;
+	}
+	executable_sha256(exe, sha256);
+	file.sha256 = sha256;
+	if (sha256[0] && u->n_read < ARRAY_SIZE(u->read))
+		u->read[u->n_read++] = file;
+}
+
 void upgrade_identify(struct upgrade *u)
 {
-	/* What was the target of the last upgrade is known already. */
-	if (u->start->vm->binary_sha256[0])
+	/* As the target of an upgrade before this one. */
+	if (!u->source_sha256[0])
 		snprintf(u->source_sha256, SHA256_TEXT, "%s", u->start->vm->binary_sha256);
-	else if (!u->source_sha256[0])
-		executable_sha256(u->source_exe, u->source_sha256);
-	if (!u->target_sha256[0])
-		executable_sha256(u->target_exe, u->target_sha256);
+	identify(u, u->source_exe, u->source_sha256);
+	identify(u, u->target_exe, u->target_sha256);
 }
 
 /* Everything that can be undone. */

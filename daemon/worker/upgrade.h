@@ -30,6 +30,8 @@ struct upgrade {
 	Upgraded__V1__Process target; /* pid 0: none */
 	int source_exe, target_exe;   /* see executable.c; -EBADF: unknown */
 	char source_sha256[SHA256_TEXT], target_sha256[SHA256_TEXT];
+	Upgraded__V1__FileDigest read[2]; /* of those what the daemon did not know */
+	size_t n_read;
 	Upgraded__V1__TargetPlan *plan; /* owned by the driver; NULL before PREPARE */
 	struct inherited inherited; /* what a worker before this one put into custody */
 	int state;              /* the device state: see device_state.c; -EBADF: none */

@@ -80,7 +80,7 @@ class BareVm:
         self.guest, self.dir, self.generation = guest, guest.dir, 0
         guest.prepare()
         self.tap = open_tap(guest.tap)
-        self.pid = self.qmp = self.path = self.vmm_blackout_ms = None
+        self.pid = self.qmp = self.path = self.no_runner = None
 
     def spawn(self, binary, *extra):
         self.generation += 1
@@ -122,10 +122,10 @@ class BareVm:
             time.sleep(0.01)
         self.end()
         self.qmp.note_waiting()
-        stop, resume = self.qmp.events.get("STOP"), target_qmp.events.get("RESUME")
-        self.vmm_blackout_ms = resume - stop if stop and resume else None
+        self.no_runner = self.qmp.events["STOP"], target_qmp.events["RESUME"]
         self.qmp.close()
         self.pid, self.qmp, self.path = target.pid, target_qmp, qmp
+        return self.no_runner
 
     def take_over(self, pid):
         """Somebody else replaced the VMM; its monitor has the old path."""

@@ -151,6 +151,26 @@ static void a_blackout_is_the_longest_gap_of_its_window(void **state)
 	watch_free(c.w);
 }
 
+static void a_gap_is_found_by_its_time(void **state)
+{
+	struct clockwork c = begin();
+	char command[64];
+	uint64_t second;
+
+	run_ms(&c, 100);
+	c.now += 99 * MS;
+	run_ms(&c, 100);
+	second = c.now;
+	c.now += 49 * MS;
+	run_ms(&c, 100);
+	snprintf(command, sizeof(command), "gap %f %f", (double)second / MS + 10,
+		 (double)second / MS + 20);
+	assert_near(ask(&c, command, "ms"), 50);
+	assert_near(ask(&c, "gap 0 1e9", "ms"), 100);
+	json_object_put(answer(c.w, "gap 1", c.now));
+	watch_free(c.w);
+}
+
 static void a_guest_that_fell_silent_does_not_look_good(void **state)
 {
 	struct clockwork c = begin();
@@ -306,6 +326,7 @@ int main(void)
 		cmocka_unit_test(a_tick_made_twice_is_counted),
 		cmocka_unit_test(a_guest_that_went_back_in_time_is_counted_once),
 		cmocka_unit_test(a_blackout_is_the_longest_gap_of_its_window),
+		cmocka_unit_test(a_gap_is_found_by_its_time),
 		cmocka_unit_test(a_guest_that_fell_silent_does_not_look_good),
 		cmocka_unit_test(a_late_reader_is_not_taken_for_a_gap),
 		cmocka_unit_test(the_brownout_after_a_gap_is_measured),

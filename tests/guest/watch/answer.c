@@ -191,6 +191,30 @@ static struct json_object *gaps(struct watch *w, const struct window *win)
 	return o;
 }
 
+/* The longest known one that overlaps "FROM_MS TO_MS", and the work around it. */
+static struct json_object *longest_within(struct watch *w, const char *span)
+{
+	double from_ms, to_ms;
+	struct gap found = { 0 };
+	struct json_object *o;
+	char rest;
+
+	if (sscanf(span, "%lf %lf%c", &from_ms, &to_ms, &rest) != 2)
+		return error("not two times in ms: ", span);
+	for (uint64_t i = w->n_gaps > WATCH_GAPS ? w->n_gaps - WATCH_GAPS : 0; i < w->n_gaps; i++) {
+		const struct gap *g = &w->gaps[i % WATCH_GAPS];
+
+		if ((double)g->start_ns <= to_ms * 1e6 && (double)g->end_ns >= from_ms * 1e6 &&
+		    gap_ns(g) > gap_ns(&found))
+			found = *g;
+	}
+	if (!gap_ns(&found))
+		return error("no gap overlaps ", span);
+	o = gap_object(&found, false);
+	put(o, "work", work_object(w, &found));
+	return o;
+}
+
 static struct json_object *mark(struct watch *w, const char *name, uint64_t now_ns)
 {
 	struct json_object *o = json_object_new_object();
@@ -226,5 +250,7 @@ struct json_object *answer(struct watch *w, const char *command, uint64_t now_ns
 			return error("there is no window called ", arg);
 		return gaps(w, win);
 	}
+	if (n == 3 && !strncmp(command, "gap", n))
+		return longest_within(w, arg);
 	return error("not a command: ", command);
 }

@@ -51,7 +51,7 @@ static int usage(void)
 	fprintf(stderr, "usage: loadwatch [--hb FIFO] [--report FIFO] --ctl SOCK [--gap-ms N] "
 			"[--span-ms N] [--period-us N] [--rt]\n"
 			"       loadwatch --ctl SOCK status | mark NAME | window [NAME] | windows "
-			"| gaps [NAME]\n"
+			"| gaps [NAME] | gap FROM_MS TO_MS\n"
 			"       loadwatch --ctl SOCK wait-ready SECONDS\n");
 	return 2;
 }

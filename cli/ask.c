@@ -13,7 +13,7 @@
 
 #include <string.h>
 
-static int exit_code(int code)
+int exit_code(int code)
 {
 	switch (code) {
 	case -EINVAL:

@@ -25,4 +25,7 @@ int ask_done(const struct cli *cli, Envelope *request, const char *vm, const cha
  */
 int fail(const struct cli *cli, const struct client *c, const struct error *err);
 
+/* The exit code for an errno of client_errno(), or of a connection that broke. */
+int exit_code(int code);
+
 #endif

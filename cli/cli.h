@@ -18,6 +18,8 @@ enum {
 	CLI_UNREACHABLE = 6, /* the daemon is not there, or went away */
 	CLI_DENIED = 7,
 	CLI_LOST = 8,	    /* the guest runs nowhere */
+	CLI_SOME = 9,	    /* of several VMs not all were upgraded */
+	CLI_NONE = 10,	    /* of several VMs none was */
 	CLI_DETACHED = 130, /* by a second Ctrl-C: the outcome is not known yet */
 };
 
@@ -46,6 +48,7 @@ int verb_upgrade(struct cli *cli, int argc, char **argv);
 int verb_abort(struct cli *cli, int argc, char **argv);
 int verb_watch(struct cli *cli, int argc, char **argv);
 int verb_history(struct cli *cli, int argc, char **argv);
+int verb_config(struct cli *cli, int argc, char **argv);
 int verb_forget(struct cli *cli, int argc, char **argv);
 
 /*

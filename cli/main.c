@@ -23,10 +23,11 @@ static const struct verb verbs[] = {
 	{ "list", "", "list the VMs that are known", verb_list },
 	{ "show", "VM", "show one VM", verb_show },
 	{ "check", "VM [--vmm PATH]", "say what forbids an upgrade, if anything", verb_check },
-	{ "upgrade", "VM [--vmm PATH]", "replace the VMM under the running guest", verb_upgrade },
+	{ "upgrade", "VM... [--vmm PATH]", "replace the VMM under the running guest", verb_upgrade },
 	{ "abort", "VM", "undo the upgrade under way", verb_abort },
 	{ "watch", "[VM]", "follow upgrades as they happen", verb_watch },
 	{ "history", "[VM]", "list past upgrades", verb_history },
+	{ "config", "", "show the configuration, and where it comes from", verb_config },
 	{ "forget", "VM", "drop a VM from the list, not its process", verb_forget },
 };
 
@@ -41,6 +42,8 @@ static const char exit_codes[] =
 	"  6  the daemon is not there (systemctl start upgraded.socket)\n"
 	"  7  not permitted\n"
 	"  8  the guest was lost\n"
+	"  9  of several VMs only some were upgraded\n"
+	"  10  of several VMs none was\n"
 	"  130  left by a second Ctrl-C while an upgrade went on\n"
 	"\n"
 	"'upgradectl VERB --help' explains a verb, upgradectl(1) all of them.";

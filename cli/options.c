@@ -87,6 +87,14 @@ void options_one_vm(struct one_vm *args, bool optional, const char *doc, int arg
 	}
 }
 
+void options_take_vmm(char **vmm, const char *arg, struct argp_state *state)
+{
+	free(*vmm);
+	*vmm = options_program(arg);
+	if (!*vmm)
+		argp_error(state, "there is no program '%s' in $PATH", arg);
+}
+
 error_t options_target(struct one_target *args, int key, char *arg, struct argp_state *state)
 {
 	switch (key) {
@@ -94,10 +102,7 @@ error_t options_target(struct one_target *args, int key, char *arg, struct argp_
 		state->child_inputs[0] = args->cli;
 		return 0;
 	case OPTION_VMM:
-		free(args->vmm);
-		args->vmm = options_program(arg);
-		if (!args->vmm)
-			argp_error(state, "there is no program '%s' in $PATH", arg);
+		options_take_vmm(&args->vmm, arg, state);
 		return 0;
 	case ARGP_KEY_ARG:
 		options_take_vm(&args->name, arg, state);

@@ -29,6 +29,9 @@ enum { OPTION_VMM = 0x180 };
 	{ "vmm", OPTION_VMM, "PATH", 0, \
 	  "Binary of the new VMM (default: the path that the VM runs from)", 0 }
 
+/* For OPTION_VMM. */
+void options_take_vmm(char **vmm, const char *arg, struct argp_state *state);
+
 /* The part of such a verb's parser that they share. */
 error_t options_target(struct one_target *args, int key, char *arg, struct argp_state *state);
 

@@ -14,6 +14,7 @@
 #include "log.h"
 #include "native.h"
 #include "schedule.h"
+#include "settings.h"
 #include "upgrade.h"
 #include "work_dir.h"
 #include "worker_process.h"
@@ -141,7 +142,7 @@ static int check_start(struct check *c, struct error *err)
 	    message_set_string(&c->start->target_binary, c->binary) < 0)
 		return error_set(err, -ENOMEM, "out of memory");
 	c->start->mode = UPGRADED__V1__WORKER_MODE__WORKER_CHECK;
-	c->start->phase_timeout_us = PHASE_TIMEOUT_DEFAULT_US;
+	c->start->phase_timeout_us = settings_phase_timeout_us(c->ctx);
 	order = (struct worker_order){
 		.program = c->ctx->options.worker,
 		.start = c->start,

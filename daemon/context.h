@@ -4,6 +4,8 @@
 #define UPGRADED_CONTEXT_H
 
 #include "digests.h"
+#include "config.h"
+#include "error.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -15,11 +17,14 @@ struct options {
 	const char *state_dir;
 	const char *worker;
 	const char *group;
-	size_t max_running; /* upgrades and checks at once */
+	const char *config_root; /* upgraded.conf is below this */
+	size_t max_running; /* upgrades and checks at once; 0: as configured */
 };
 
 struct context {
 	struct options options;
+	struct config config;
+	struct error config_wrong; /* what is wrong with it, if anything */
 	sd_event *event;
 	struct registry *registry;
 	struct journal *journal;

@@ -37,6 +37,7 @@
 #include "manager/manager.h"
 #include "native.h"
 #include "schedule.h"
+#include "settings.h"
 #include "source_watch.h"
 #include "work_dir.h"
 
@@ -250,7 +251,9 @@ int upgrade_request(struct context *ctx, struct vm *vm, const Upgraded__V1__Upgr
 	uint64_t id;
 	int r;
 
-	r = journal_writable(ctx->journal, err);
+	r = settings_right(ctx, err);
+	if (r >= 0)
+		r = journal_writable(ctx->journal, err);
 	if (r < 0)
 		return r;
 	if (upgrade_new(ctx, vm, &u) < 0 ||
@@ -259,9 +262,9 @@ int upgrade_request(struct context *ctx, struct vm *vm, const Upgraded__V1__Upgr
 		return error_set(err, -ENOMEM, "out of memory");
 	u->from = *from;
 	u->start->upgrade_id = u->custody.id = id = ctx->next_id++;
-	u->start->max_blackout_us = request->max_blackout_us;
+	u->start->max_blackout_us = request->max_blackout_us ?: settings_max_blackout_us(ctx);
 	u->start->no_stage2 = request->no_stage2;
-	u->start->phase_timeout_us = request->phase_timeout_us ?: PHASE_TIMEOUT_DEFAULT_US;
+	u->start->phase_timeout_us = request->phase_timeout_us ?: settings_phase_timeout_us(ctx);
 	log_vm(LOG_NOTICE, vm->pb->name, id, "upgrade %" PRIu64 " to %s, asked for by uid %u", id,
 	       u->start->target_binary, from->peer.uid);
 	queued = TAKE_PTR(u);

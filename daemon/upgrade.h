@@ -8,7 +8,6 @@
 #include "registry.h"
 #include "server.h"
 
-#define PHASE_TIMEOUT_DEFAULT_US (60 * 1000000ULL)
 /* How long a worker may take to end after its last message. */
 #define WORKER_END_US (10 * 1000000ULL)
 

@@ -22,7 +22,9 @@
 #include "native.h"
 #include "recover.h"
 #include "registry.h"
+#include "schedule.h"
 #include "server.h"
+#include "settings.h"
 #include "upgrade.h"
 #include "version.h"
 
@@ -43,7 +45,7 @@
 
 const char *argp_program_version = "upgraded " UPGRADED_VERSION;
 
-enum { OPT_RUNTIME_DIR = 256, OPT_STATE_DIR, OPT_WORKER, OPT_GROUP, OPT_MAX_RUNNING };
+enum { OPT_RUNTIME_DIR = 256, OPT_STATE_DIR, OPT_WORKER, OPT_GROUP, OPT_CONFIG_ROOT, OPT_MAX_RUNNING };
 
 static const struct argp_option option_table[] = {
 	{ "runtime-dir", OPT_RUNTIME_DIR, "DIR", 0,
@@ -53,7 +55,10 @@ static const struct argp_option option_table[] = {
 	{ "worker", OPT_WORKER, "PATH", 0, "The worker to start (" WORKER_PATH ")", 0 },
 	{ "group", OPT_GROUP, "NAME", 0,
 	  "Who may use control.sock beside root, when it is not made by systemd", 0 },
-	{ "max-running", OPT_MAX_RUNNING, "N", 0, "Upgrades and checks at once (4)", 0 },
+	{ "config-root", OPT_CONFIG_ROOT, "DIR", 0,
+	  "Read upgraded.conf(5) below DIR instead of /", 0 },
+	{ "max-running", OPT_MAX_RUNNING, "N", 0,
+	  "Upgrades and checks at once, in place of MaxRunning=", 0 },
 	{ 0 },
 };
 
@@ -74,6 +79,9 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 		return 0;
 	case OPT_GROUP:
 		o->group = arg;
+		return 0;
+	case OPT_CONFIG_ROOT:
+		o->config_root = arg;
 		return 0;
 	case OPT_MAX_RUNNING:
 		o->max_running = strtoul(arg, &end, 10);
@@ -249,6 +257,16 @@ static int on_signal(sd_event_source *s, const struct signalfd_siginfo *si, void
 	return sd_event_exit(ctx->event, 0);
 }
 
+static int on_reload(sd_event_source *s, const struct signalfd_siginfo *si, void *userdata)
+{
+	struct context *ctx = userdata;
+
+	if (settings_load(ctx) < 0)
+		log_line(LOG_ERR, "the configuration is as it was: out of memory");
+	schedule(ctx);
+	return 0;
+}
+
 /* Custody may need many fds; poll and epoll have no limit that matters. */
 static void raise_fd_limit(void)
 {
@@ -273,7 +291,9 @@ static int open_all(struct context *ctx, struct error *err)
 		vms = NULL;
 		return error_set(err, -ENOMEM, "out of memory");
 	}
-	r = fd_store_new(ctx->event, &ctx->fd_store);
+	r = settings_load(ctx);
+	if (r >= 0)
+		r = fd_store_new(ctx->event, &ctx->fd_store);
 	if (r < 0)
 		return error_set(err, r, "out of memory");
 	r = journal_open(ctx->options.runtime_dir, &ctx->journal, err);
@@ -301,6 +321,7 @@ static int run(struct context *ctx, struct error *err)
 	sigemptyset(&mask);
 	sigaddset(&mask, SIGTERM);
 	sigaddset(&mask, SIGINT);
+	sigaddset(&mask, SIGHUP);
 	sigaddset(&mask, SIGCHLD);
 	sigprocmask(SIG_BLOCK, &mask, NULL);
 	signal(SIGPIPE, SIG_IGN);
@@ -311,6 +332,8 @@ static int run(struct context *ctx, struct error *err)
 		r = sd_event_add_signal(ctx->event, NULL, SIGTERM, on_signal, ctx);
 	if (r >= 0)
 		r = sd_event_add_signal(ctx->event, NULL, SIGINT, on_signal, ctx);
+	if (r >= 0)
+		r = sd_event_add_signal(ctx->event, NULL, SIGHUP, on_reload, ctx);
 	if (r >= 0)
 		r = sd_event_set_watchdog(ctx->event, 1);
 	if (r < 0)
@@ -343,6 +366,7 @@ static void context_clear(struct context *ctx)
 	journal_freep(&ctx->journal);
 	fd_store_freep(&ctx->fd_store);
 	digests_clear(&ctx->digests);
+	settings_clear(ctx);
 	sd_event_unref(ctx->event);
 }
 
@@ -360,7 +384,7 @@ int main(int argc, char **argv)
 			.runtime_dir = getenv("RUNTIME_DIRECTORY") ?: "/run/upgraded",
 			.state_dir = getenv("STATE_DIRECTORY") ?: "/var/lib/upgraded",
 			.worker = WORKER_PATH,
-			.max_running = 4,
+			.config_root = "",
 		},
 	};
 	_cleanup_error_ struct error err = ERROR_INIT;

@@ -14,7 +14,7 @@ _upgradectl_vms() {
 _upgradectl() {
 	local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]}
 	local common="--json --socket --no-color --help --version"
-	local verbs="run adopt list show check upgrade abort watch history forget"
+	local verbs="run adopt list show check upgrade abort watch history config forget"
 	local socket="" verb="" names=0 i word
 
 	COMPREPLY=()
@@ -25,7 +25,7 @@ _upgradectl() {
 			socket=${COMP_WORDS[i+1]}
 			((i++))
 			;;
-		--vmm|--qmp|--pid|--max-blackout|--timeout|--limit|-n) ((i++)) ;;
+		--vmm|--qmp|--pid|--max-blackout|--timeout|--limit|-n|--max-parallel|--canary|--stop-after|--window|--root) ((i++)) ;;
 		--)
 			# The rest is a command line of QEMU.
 			COMPREPLY=($(compgen -f -- "$cur"))
@@ -53,13 +53,16 @@ _upgradectl() {
 		COMPREPLY=($(compgen -W "$(pgrep '^qemu-' 2>/dev/null)" -- "$cur"))
 		return
 		;;
-	--max-blackout|--timeout|--limit|-n) return ;;
+	--max-blackout|--timeout|--limit|-n|--max-parallel|--canary|--stop-after|--window) return ;;
 	esac
 
 	if [[ $cur == -* ]]; then
 		case $verb in
 		check) common+=" --vmm --verbose" ;;
-		upgrade) common+=" --vmm --max-blackout --timeout --no-stage2 --no-wait" ;;
+		upgrade)
+			common+=" --vmm --max-blackout --timeout --no-stage2 --no-wait --all --all-outdated --max-parallel --canary"
+			common+=" --stop-after --window --again --dry-run"
+			;;
 		adopt) common+=" --pid --qmp" ;;
 		history) common+=" --limit" ;;
 		list) common+=" --outdated" ;;
@@ -67,7 +70,7 @@ _upgradectl() {
 		COMPREPLY=($(compgen -W "$common" -- "$cur"))
 	elif [[ -z $verb ]]; then
 		COMPREPLY=($(compgen -W "$verbs" -- "$cur"))
-	elif ((names == 0)); then
+	elif ((names == 0)) || [[ $verb == upgrade ]]; then
 		case $verb in
 		show|check|upgrade|abort|watch|history|forget)
 			# Not by compgen -W, which would expand $(...) in a name.

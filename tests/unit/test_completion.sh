@@ -34,16 +34,19 @@ expect() {
 	fi
 }
 
-expect "run adopt list show check upgrade abort watch history forget" ""
+expect "run adopt list show check upgrade abort watch history config forget" ""
 expect "adopt abort" a
 expect "vm1" show v
 expect "busy" upgrade b
 expect "" list v
 expect "" show vm1 v
 expect "--json" show --js
-expect "--max-blackout" upgrade vm1 --max
+expect "--max-blackout --max-parallel" upgrade vm1 --max
 expect "" show --max
 expect "" upgrade vm1 --timeout 1
+expect "--all --all-outdated" upgrade --al
+expect "busy" upgrade vm1 b
+expect "" upgrade --all --canary v
 expect "busy" --json --socket "$dir/control.sock" watch bus
 expect "" --socket "$dir/nobody.sock" show v
 expect "$dir/control.sock" --socket "$dir/con"

@@ -8,11 +8,12 @@ from tiny import COMMITTED, Host, wait_until
 
 class Case(unittest.TestCase):
     options = ()
+    daemon_options = ()
     fd_store = False
     where = ""  # in the middle of a loop, for a test that failed; no subTest(), which tests/check cannot read
 
     def setUp(self):
-        self.host = Host(fd_store=self.fd_store)
+        self.host = Host(*self.daemon_options, fd_store=self.fd_store)
         self.addCleanup(self.host.__exit__)
         self.guest = self.host.guest("tiny", *self.options)
         self.guest.runs_on()

@@ -123,8 +123,8 @@ class Proof:
 class Guest:
     """One guest, in whichever tinyvmm it runs now."""
 
-    def __init__(self, host, name, *options):
-        self.host, self.name, self.options = host, name, options
+    def __init__(self, host, name, *options, program=None):
+        self.host, self.name, self.options, self.program = host, name, options, program or TINYVMM
         self.dir = host.dir / name
         self.dir.mkdir()
         self.proof = Proof(self.dir / "proof")
@@ -134,7 +134,7 @@ class Guest:
 
     def start(self):
         self.process = subprocess.Popen(
-            [TINYVMM, "--name", self.name, "--socket", self.host.run / "vmm.sock", "--proof", self.dir / "proof",
+            [self.program, "--name", self.name, "--socket", self.host.run / "vmm.sock", "--proof", self.dir / "proof",
              "--fault", self.fault, *self.options], stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log)
         wait_until(lambda: self.registered() or self.process.poll() is not None, 20, f"{self.name} registers")
         if self.process.poll() is not None:
@@ -330,8 +330,8 @@ class Host:
     def words(self):
         return (self.dir / "log").read_text()[-4000:]
 
-    def guest(self, name, *options):
-        guest = Guest(self, name, *options)
+    def guest(self, name, *options, program=None):
+        guest = Guest(self, name, *options, program=program)
         self.guests.append(guest)
         return guest
 

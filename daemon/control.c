@@ -13,6 +13,7 @@
 #include "custody.h"
 #include "history.h"
 #include "log.h"
+#include "manager/libvirt.h"
 #include "manager/systemd.h"
 #include "native.h"
 #include "procfs.h"
@@ -90,8 +91,10 @@ void control_reply_vm(struct server *s, const struct requester *to, struct vm *v
 
 static int find_vm(struct context *ctx, const char *name, struct vm **ret_vm, struct error *err)
 {
-	struct vm *vm = registry_find(ctx->registry, name);
+	struct vm *vm;
 
+	libvirt_look(ctx);
+	vm = registry_find(ctx->registry, name);
 	if (!vm) {
 		error_set(err, -ENOENT, "no VM named %s is known", name);
 		error_hint(err, "upgradectl list shows those that are; upgradectl adopt makes a "
@@ -178,6 +181,7 @@ static int handle_list(struct context *ctx, const struct requester *from, struct
 	size_t n = 0, count = 0;
 	int r = 0;
 
+	libvirt_look(ctx);
 	for (struct vm *vm = registry_first(ctx->registry); vm; vm = vm->next)
 		count++;
 	vms = calloc(count + 1, sizeof(*vms));

@@ -4,6 +4,7 @@
  * a script, made known with `adopt`. There is nobody to tell, so it does
  * nothing and owns nothing. Also where a driver is found by its name.
  */
+#include "libvirt.h"
 #include "manager.h"
 
 #include <string.h>
@@ -41,5 +42,11 @@ const struct manager_driver manager_none = {
 
 const struct manager_driver *manager_of(const struct vm *vm)
 {
-	return strcmp(vm->pb->manager, manager_systemd.name) ? &manager_none : &manager_systemd;
+	static const struct manager_driver *const drivers[] = { &manager_systemd,
+								&manager_libvirt };
+
+	for (size_t i = 0; i < ARRAY_SIZE(drivers); i++)
+		if (!strcmp(vm->pb->manager, drivers[i]->name))
+			return drivers[i];
+	return &manager_none;
 }

@@ -33,6 +33,7 @@
 #include "fault_point.h"
 #include "gmem.h"
 #include "hold.h"
+#include "libvirt.h"
 #include "link.h"
 #include "names.h"
 #include "probe.h"
@@ -106,6 +107,9 @@ static int connect_source(struct upgrade *u, struct qemu *q, struct error *err)
 {
 	if (q->source_qmp)
 		return 0;
+	if (!strcmp(u->start->vm->manager, "libvirt"))
+		return libvirt_connect(u->start->vm->unit, "the source", &u->wait, &q->source_qmp,
+				       err);
 	return qmp_connect(u->start->vm->qmp, "the source", &u->wait, &q->source_qmp, err);
 }
 

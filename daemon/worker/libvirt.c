@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Reaches the monitor of a domain through libvirt, whose it is: by a process of its
+ * own, which stands beside the worker's binary (manager/libvirt_monitor.c). It ends when
+ * the connection does, and with this process.
+ */
+#include "libvirt.h"
+
+#include "cleanup.h"
+
+#include <fcntl.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define PROGRAM "upgraded-libvirt-monitor"
+
+/* Where we are installed, it is. */
+static int program_path(char path[PATH_MAX])
+{
+	ssize_t n = readlink("/proc/self/exe", path, PATH_MAX - sizeof("/" PROGRAM));
+	char *slash;
+
+	if (n < 0)
+		return -errno;
+	path[n] = '\0';
+	slash = strrchr(path, '/');
+	strcpy(slash + 1, PROGRAM);
+	return 0;
+}
+
+__attribute__((noreturn)) static void child(const char *path, const char *uuid, int fd,
+					    pid_t parent)
+{
+	char *argv[] = { (char *)PROGRAM, (char *)uuid, NULL };
+
+	/* Not before: a parent that died meanwhile sends nothing. */
+	if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 || getppid() != parent)
+		_exit(126);
+	if (fd != 3 ? dup2(fd, 3) < 0 : fcntl(fd, F_SETFD, 0) < 0)
+		_exit(126);
+	execv(path, argv);
+	_exit(127);
+}
+
+int libvirt_connect(const char *uuid, const char *name, struct waiter *w, struct qmp **ret_qmp,
+		    struct error *err)
+{
+	_cleanup_close_ int ours = -EBADF, theirs = -EBADF;
+	char path[PATH_MAX];
+	pid_t parent = getpid(), pid;
+	int pair[2], fd, r;
+
+	r = program_path(path);
+	if (r < 0)
+		return error_errno(err, r, "cannot find %s", PROGRAM);
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
+		return error_errno(err, -errno, "cannot make a socket pair");
+	ours = pair[0];
+	theirs = pair[1];
+	pid = fork();
+	if (pid < 0)
+		return error_errno(err, -errno, "cannot fork");
+	if (pid == 0)
+		child(path, uuid, theirs, parent);
+	closep(&theirs);
+	fd = TAKE_FD(ours);
+	r = qmp_open(fd, fd, name, w, ret_qmp, err);
+	if (r < 0)
+		error_hint(err, "see whether libvirt's daemon is well: virsh list");
+	return r;
+}

@@ -1,0 +1,12 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The monitor of a libvirt domain: see libvirt.c. */
+#ifndef UPGRADED_WORKER_LIBVIRT_H
+#define UPGRADED_WORKER_LIBVIRT_H
+
+#include "qmp.h"
+
+/* As qmp_connect(), of the domain @uuid, through libvirt. */
+int libvirt_connect(const char *uuid, const char *name, struct waiter *w, struct qmp **ret_qmp,
+		    struct error *err);
+
+#endif

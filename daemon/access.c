@@ -56,6 +56,7 @@ int access_check(const struct peer *peer, const Envelope *request, struct error 
 	case BODY(RUN):
 	case BODY(ADOPT):
 	case BODY(FORGET):
+	case BODY(LIBVIRT_STARTING):
 		error_set(err, -EACCES,
 			  "%s is for root: it decides which processes upgraded handles",
 			  envelope_name(request));

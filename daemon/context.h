@@ -36,6 +36,7 @@ struct context {
 	struct systemd *systemd;  /* manager/systemd.c */
 	struct native *native;	  /* VMMs on vmm.sock */
 	struct digests digests;
+	struct libvirt *libvirt;  /* manager/libvirt.c */
 	uint64_t next_id;	  /* of upgrades */
 };
 

@@ -489,6 +489,8 @@ static int handle(struct context *ctx, const struct requester *from, const Envel
 		return handle_adopt(ctx, from, request->adopt, err);
 	case BODY(FORGET):
 		return handle_forget(ctx, from, request->forget, err);
+	case BODY(LIBVIRT_STARTING):
+		return libvirt_starting(ctx, from, err);
 	default:
 		return error_set(err, -EPROTO, "%s is no request", envelope_name(request));
 	}

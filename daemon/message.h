@@ -20,6 +20,7 @@ typedef Upgraded__V1__WorkerStart WorkerStart;
 typedef Upgraded__V1__WorkerDone WorkerDone;
 typedef Upgraded__V1__FileDigest FileDigest;
 typedef Upgraded__V1__JournalRecord JournalRecord;
+typedef Upgraded__V1__FinishRequest FinishRequest;
 typedef Upgraded__V1__ErrorCode ErrorCode;
 typedef Upgraded__V1__Phase Phase;
 

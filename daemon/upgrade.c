@@ -89,6 +89,7 @@ void upgrade_freep(struct upgrade **up)
 	sd_event_source_disable_unref(u->past_limit);
 	source_watch_freep(&u->watch);
 	closep(&u->past_worker);
+	message_free(u->finish);
 	closep(&u->source_pidfd);
 	custody_leave(&u->custody);
 	for (size_t i = 0; i < u->n_phases; i++)

@@ -44,6 +44,13 @@ int upgrade_resume(struct context *ctx, struct vm *vm, const struct unfinished *
 		   struct error *err);
 
 Phase upgrade_phase(const struct upgrade *u);
+
+/* Its worker waits for the manager, see manager.h. */
+bool upgrade_is_finishing(const struct upgrade *u);
+/* The manager does not miss the source any more. */
+void upgrade_may_finish(struct upgrade *u);
+/* What the worker has said of the target's vCPUs; NULL: nothing. */
+const FinishRequest *upgrade_target_vcpus(const struct upgrade *u);
 uint64_t upgrade_id(const struct upgrade *u);
 /* The target's process; NULL: none was started yet. */
 const Process *upgrade_target(const struct upgrade *u);

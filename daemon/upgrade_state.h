@@ -57,6 +57,8 @@ struct upgrade {
 	Report *report;
 	Report *spare; /* so that there is always one to end with */
 	Vm *found;     /* the VM as the worker left it */
+	FinishRequest *finish;	/* of the worker that runs; NULL: it has not asked */
+	uint64_t finish_id;	/* of that question; 0: it is answered */
 };
 
 /* ---- upgrade.c ---- */

@@ -178,6 +178,38 @@ static int on_commit(struct upgrade *u, const Envelope *env)
 	return worker_process_refuse(u->worker, env->id, &err);
 }
 
+static int on_finish(struct upgrade *u, Envelope *env)
+{
+	if (!u->committed)
+		return -EPROTO;
+	message_free(u->finish);
+	u->finish = TAKE_PTR(env->finish);
+	u->finish_id = env->id;
+	if (manager_of(u->vm)->finish(u->ctx, u->vm) == 0)
+		upgrade_may_finish(u);
+	return 0;
+}
+
+bool upgrade_is_finishing(const struct upgrade *u)
+{
+	return u->finish_id;
+}
+
+void upgrade_may_finish(struct upgrade *u)
+{
+	uint64_t id = u->finish_id;
+
+	u->finish_id = 0;
+	/* A worker that has died meanwhile is replaced, and the next one asks again. */
+	if (id && u->worker)
+		(void)worker_process_ack(u->worker, id);
+}
+
+const FinishRequest *upgrade_target_vcpus(const struct upgrade *u)
+{
+	return u->finish;
+}
+
 static int on_done(struct upgrade *u, Envelope *env)
 {
 	WorkerDone *done = env->worker_done;
@@ -215,6 +247,8 @@ static int on_message(Envelope *env, struct scm_fds *fds, void *userdata)
 		return on_commit(u, env);
 	case BODY(WORKER_DONE):
 		return on_done(u, env);
+	case BODY(FINISH):
+		return on_finish(u, env);
 	case BODY(VMM_BORROW):
 		return native_borrow(u->ctx, u->worker, env);
 	default:
@@ -307,6 +341,7 @@ int upgrade_run_worker(struct upgrade *u, Upgraded__V1__WorkerMode mode, struct 
 	struct worker_order order;
 	int r;
 
+	u->finish_id = 0;
 	start.mode = mode;
 	if (mode != UPGRADED__V1__WORKER_MODE__WORKER_UPGRADE) {
 		r = upgrade_open_target(u, &target);

@@ -18,6 +18,7 @@
 #include "journal.h"
 #include "log.h"
 #include "manager/manager.h"
+#include "manager/libvirt.h"
 #include "manager/systemd.h"
 #include "native.h"
 #include "recover.h"
@@ -305,6 +306,8 @@ static int open_all(struct context *ctx, struct error *err)
 		r = registry_open(ctx->event, vms, on_vm_gone, ctx, &ctx->registry, err);
 	if (r >= 0)
 		r = systemd_new(ctx, &ctx->systemd, err);
+	if (r >= 0 && libvirt_new(&ctx->libvirt) < 0)
+		r = error_set(err, -ENOMEM, "out of memory");
 	if (r >= 0)
 		r = native_new(&ctx->native, err);
 	if (r >= 0)
@@ -361,6 +364,7 @@ static void context_clear(struct context *ctx)
 	systemd_freep(&ctx->systemd);
 	server_freep(&ctx->server);
 	native_freep(&ctx->native);
+	libvirt_freep(&ctx->libvirt);
 	registry_freep(&ctx->registry);
 	history_freep(&ctx->history);
 	journal_freep(&ctx->journal);

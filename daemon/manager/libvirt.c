@@ -5,15 +5,25 @@
  * process. control.c calls in before it looks into the registry; reading the files of
  * a hundred domains takes some milliseconds.
  *
- * Owns nothing. What a restarted daemon has in its registry of a domain that has ended
- * or was started anew meanwhile is put right at the next question.
+ * libvirt's daemon must not see the source end: it would take the domain for dead and
+ * its cgroup down with it. So when the target runs and the source stands still, the
+ * worker waits (finish()) until libvirt's daemon is between its end and its start: we
+ * have it restarted, and its unit's ExecStartPre= asks us and waits (LibvirtStarting).
+ * Then the sources end, the status files are changed (done()), and it may start. The
+ * same question comes when it starts for any other reason.
+ *
+ * Owns the questions that wait. If this process dies, they are asked again, of the next
+ * daemon; the domain's target runs on all the while. What the registry has of a domain
+ * that has ended or was started anew meanwhile is put right at the next look.
  */
 #include "manager/libvirt.h"
 
 #include "log.h"
 #include "manager/libvirt_status.h"
+#include "manager/systemd.h"
 #include "procfs.h"
 #include "registry.h"
+#include "upgrade.h"
 
 #include <dirent.h>
 #include <fcntl.h>
@@ -21,7 +31,29 @@
 
 #define STATUS_DIR "/run/libvirt/qemu"
 
+#define STARTING_MAX 4
+
 #define _cleanup_status_ _cleanup_(libvirt_status_freep)
+
+struct libvirt {
+	bool restarting;			 /* asked for, and not there yet */
+	struct requester starting[STARTING_MAX]; /* who waits with the start of a daemon */
+	size_t n_starting;
+};
+
+int libvirt_new(struct libvirt **ret_libvirt)
+{
+	*ret_libvirt = calloc(1, sizeof(**ret_libvirt));
+	return *ret_libvirt ? 0 : -ENOMEM;
+}
+
+void libvirt_freep(struct libvirt **l)
+{
+	free(*l);
+	*l = NULL;
+}
+
+/* ---- the domains ---- */
 
 static int read_status(int dir, const char *file, struct libvirt_status **ret, struct error *err)
 {
@@ -93,21 +125,194 @@ void libvirt_look(struct context *ctx)
 	}
 }
 
+/* ---- the daemon of libvirt ---- */
+
+static bool is_libvirts(const struct vm *vm)
+{
+	return manager_of(vm) == &manager_libvirt;
+}
+
+/* A source that may stand still, but for that of @but: a daemon that starts now would hang on it.
+ */
+static bool is_busy(const struct context *ctx, const struct vm *but)
+{
+	for (struct vm *vm = registry_first(ctx->registry); vm; vm = vm->next)
+		if (vm != but && vm->upgrade && is_libvirts(vm) &&
+		    upgrade_phase(vm->upgrade) >= PHASE(FREEZE))
+			return true;
+	return false;
+}
+
+/* The unit of the daemon that has the QEMU driver, libvirtd or virtqemud; NULL: none runs. */
+static char *daemon_unit(void)
+{
+	_cleanup_free_ char *text = NULL, *cgroup = NULL;
+	_cleanup_close_ int fd = open(STATUS_DIR "/driver.pid", O_RDONLY | O_CLOEXEC);
+	char buf[16] = "", *name;
+	pid_t pid;
+
+	if (fd < 0 || read(fd, buf, sizeof(buf) - 1) <= 0)
+		return NULL;
+	pid = atoi(buf);
+	if (pid <= 0 || proc_read(pid, "cgroup", &cgroup, NULL) < 0)
+		return NULL;
+	cgroup[strcspn(cgroup, "\n")] = '\0';
+	name = strrchr(cgroup, '/');
+	return name && strstr(name, ".service") ? strdup(name + 1) : NULL;
+}
+
+static void let_start(struct context *ctx)
+{
+	struct libvirt *l = ctx->libvirt;
+
+	while (l->n_starting)
+		server_reply_ack(ctx->server, &l->starting[--l->n_starting]);
+}
+
+static void let_finish(struct context *ctx)
+{
+	for (struct vm *vm = registry_first(ctx->registry); vm; vm = vm->next)
+		if (vm->upgrade && is_libvirts(vm) && upgrade_is_finishing(vm->upgrade))
+			upgrade_may_finish(vm->upgrade);
+}
+
+int libvirt_starting(struct context *ctx, const struct requester *from, struct error *err)
+{
+	struct libvirt *l = ctx->libvirt;
+
+	l->restarting = false;
+	if (l->n_starting == STARTING_MAX)
+		return error_set(err, -EBUSY, "libvirt's daemon is being started already");
+	l->starting[l->n_starting++] = *from;
+	if (is_busy(ctx, NULL))
+		let_finish(ctx);
+	else
+		let_start(ctx);
+	return 0;
+}
+
+static int libvirt_finish(struct context *ctx, struct vm *vm)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+	_cleanup_free_ char *unit = NULL;
+	struct libvirt *l = ctx->libvirt;
+
+	if (l->n_starting)
+		return 0;
+	if (l->restarting)
+		return 1;
+	unit = daemon_unit();
+	if (!unit)
+		return 0;
+	if (systemd_restart(ctx->systemd, unit, &err) < 0) {
+		log_error(LOG_ERR, vm->pb->name, 0, &err, "libvirt keeps the source");
+		return 1;
+	}
+	l->restarting = true;
+	return 1;
+}
+
+/* ---- the driver ---- */
+
 static int libvirt_begin(struct context *ctx, struct vm *vm, struct error *err)
 {
-	error_set(err, -EOPNOTSUPP,
-		  "%s is libvirt's, and upgraded cannot tell libvirt of another process yet",
-		  vm->pb->name);
-	error_hint(err, "upgradectl check %s says what else would be in the way", vm->pb->name);
-	return -EOPNOTSUPP;
+	return 0;
 }
 
 static void libvirt_commit(struct context *ctx, struct vm *vm, pid_t source, pid_t target)
 {
 }
 
+static int write_all(int dir, const char *name, const char *text, size_t len, mode_t mode)
+{
+	_cleanup_free_ char *fresh = NULL;
+	_cleanup_close_ int fd = -EBADF;
+
+	if (asprintf(&fresh, "%s.upgraded", name) < 0) {
+		fresh = NULL;
+		return -ENOMEM;
+	}
+	fd = openat(dir, fresh, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, mode);
+	if (fd < 0)
+		return -errno;
+	if (write(fd, text, len) != (ssize_t)len)
+		return -EIO;
+	return renameat(dir, fresh, dir, name) < 0 ? -errno : 0;
+}
+
+/* Into the cgroups that libvirt made for the vCPUs of the source, where it pins and limits them. */
+static void place_vcpus(pid_t target, const FinishRequest *request)
+{
+	_cleanup_free_ char *cgroup = NULL;
+	char *path, *slash;
+
+	if (proc_read(target, "cgroup", &cgroup, NULL) < 0 || strncmp(cgroup, "0::/", 4))
+		return;
+	path = cgroup + 3;
+	path[strcspn(path, "\n")] = '\0';
+	slash = strrchr(path, '/');
+	if (!slash || strcmp(slash, "/emulator"))
+		return;
+	*slash = '\0';
+	for (size_t i = 0; i < request->n_vcpus; i++) {
+		_cleanup_free_ char *file = NULL;
+		_cleanup_close_ int fd = -EBADF;
+
+		if (asprintf(&file, "/sys/fs/cgroup%s/vcpu%u/cgroup.threads", path,
+			     request->vcpus[i]->index) < 0) {
+			file = NULL;
+			return;
+		}
+		fd = open(file, O_WRONLY | O_CLOEXEC);
+		if (fd < 0 || dprintf(fd, "%d", request->vcpus[i]->tid) < 0)
+			log_line(LOG_WARNING, "cannot put a vCPU into %s: %m", file);
+	}
+}
+
+static int tell(struct vm *vm, pid_t target, const FinishRequest *request, struct error *err)
+{
+	_cleanup_free_ char *file = NULL, *pidfile = NULL, *text = NULL;
+	_cleanup_free_ struct libvirt_vcpu *vcpus = calloc(request->n_vcpus + 1, sizeof(*vcpus));
+	_cleanup_close_ int dir = open(STATUS_DIR, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	_cleanup_status_ struct libvirt_status *s = NULL;
+	char pid[16];
+	size_t len;
+	int r;
+
+	if (dir < 0)
+		return error_errno(err, -errno, "cannot open %s", STATUS_DIR);
+	if (!vcpus || asprintf(&file, "%s.xml", vm->pb->name) < 0)
+		return -ENOMEM;
+	if (asprintf(&pidfile, "%s.pid", vm->pb->name) < 0)
+		return -ENOMEM;
+	for (size_t i = 0; i < request->n_vcpus; i++)
+		vcpus[i] =
+			(struct libvirt_vcpu){ request->vcpus[i]->index, request->vcpus[i]->tid };
+	r = read_status(dir, file, &s, err);
+	if (r >= 0)
+		r = libvirt_status_move(s, target, vcpus, request->n_vcpus, NULL, err);
+	if (r >= 0)
+		r = libvirt_status_format(s, &text, &len);
+	if (r >= 0)
+		r = write_all(dir, file, text, len, 0600);
+	if (r >= 0)
+		r = write_all(dir, pidfile, pid, (size_t)sprintf(pid, "%d", target), 0644);
+	return r < 0 && !err->code ? error_errno(err, r, "cannot write %s", file) : r;
+}
+
 static void libvirt_done(struct context *ctx, struct vm *vm, const Report *report)
 {
+	const FinishRequest *request = vm->upgrade ? upgrade_target_vcpus(vm->upgrade) : NULL;
+	_cleanup_error_ struct error err = ERROR_INIT;
+
+	if (report->outcome == OUTCOME(COMMITTED) && report->target && request) {
+		place_vcpus(report->target->pid, request);
+		if (tell(vm, report->target->pid, request, &err) < 0)
+			log_error(LOG_CRIT, vm->pb->name, report->upgrade_id, &err,
+				  "libvirt does not know of the target");
+	}
+	if (!is_busy(ctx, vm))
+		let_start(ctx);
 }
 
 static void libvirt_gone(struct context *ctx, struct vm *vm)
@@ -123,6 +328,7 @@ const struct manager_driver manager_libvirt = {
 	.name = "libvirt",
 	.begin = libvirt_begin,
 	.commit = libvirt_commit,
+	.finish = libvirt_finish,
 	.done = libvirt_done,
 	.gone = libvirt_gone,
 	.place = libvirt_place,

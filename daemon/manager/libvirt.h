@@ -5,10 +5,19 @@
 
 #include "context.h"
 #include "manager.h"
+#include "server.h"
+
+struct libvirt;
+
+int libvirt_new(struct libvirt **ret_libvirt);
+void libvirt_freep(struct libvirt **libvirt);
 
 extern const struct manager_driver manager_libvirt;
 
 /* Makes every running domain known that is not, and drops those that run no more. */
 void libvirt_look(struct context *ctx);
+
+/* libvirt's daemon asks whether it may start; answered when it may. */
+int libvirt_starting(struct context *ctx, const struct requester *from, struct error *err);
 
 #endif

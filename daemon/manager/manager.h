@@ -16,6 +16,11 @@ struct manager_driver {
 	 * again when a restarted daemon finds the COMMIT.
 	 */
 	void (*commit)(struct context *ctx, struct vm *vm, pid_t source, pid_t target);
+	/*
+	 * The target runs, the source stands still. 0: it may be ended; 1: not yet,
+	 * upgrade_may_finish() says when.
+	 */
+	int (*finish)(struct context *ctx, struct vm *vm);
 	/* The upgrade has ended and @vm is what it is from now on. */
 	void (*done)(struct context *ctx, struct vm *vm, const Report *report);
 	/*

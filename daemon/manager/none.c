@@ -18,6 +18,11 @@ static void none_commit(struct context *ctx, struct vm *vm, pid_t source, pid_t 
 {
 }
 
+static int none_finish(struct context *ctx, struct vm *vm)
+{
+	return 0;
+}
+
 static void none_done(struct context *ctx, struct vm *vm, const Report *report)
 {
 }
@@ -36,6 +41,7 @@ const struct manager_driver manager_none = {
 	.place = none_place,
 	.begin = none_begin,
 	.commit = none_commit,
+	.finish = none_finish,
 	.done = none_done,
 	.gone = none_gone,
 };

@@ -562,10 +562,17 @@ static void systemd_done(struct context *ctx, struct vm *vm, const Report *repor
 		systemd_gone(ctx, vm);
 }
 
+/* Its main process is the target since COMMIT. */
+static int systemd_finish(struct context *ctx, struct vm *vm)
+{
+	return 0;
+}
+
 const struct manager_driver manager_systemd = {
 	.name = "systemd",
 	.begin = systemd_begin,
 	.commit = systemd_commit,
+	.finish = systemd_finish,
 	.place = systemd_place,
 	.done = systemd_done,
 	.gone = systemd_gone,
@@ -591,4 +598,15 @@ void systemd_freep(struct systemd **s)
 	sd_bus_flush_close_unref((*s)->bus);
 	free(*s);
 	*s = NULL;
+}
+
+int systemd_restart(struct systemd *s, const char *unit, struct error *err)
+{
+	int r = connect_bus(s, err);
+
+	if (r < 0)
+		return r;
+	r = sd_bus_call_method_async(s->bus, NULL, DESTINATION, MANAGER_PATH, MANAGER_INTERFACE,
+				     "RestartUnit", NULL, NULL, "ss", unit, "replace");
+	return r < 0 ? error_errno(err, r, "cannot ask systemd to restart %s", unit) : 0;
 }

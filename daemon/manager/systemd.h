@@ -18,6 +18,9 @@ int systemd_run(struct systemd *s, const struct requester *from,
 /* At the start, when all that goes on is known: no other VM is kept from starting. */
 void systemd_release(struct context *ctx);
 
+/* Asks for it, and does not wait. */
+int systemd_restart(struct systemd *s, const char *unit, struct error *err);
+
 void systemd_freep(struct systemd **s);
 
 #endif

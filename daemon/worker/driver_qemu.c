@@ -707,6 +707,11 @@ static int finish(struct upgrade *u, struct error *err)
 	if (q->source_qmp)
 		u->stopped_at_us = event_time(u, q->source_qmp, "STOP") ?: u->stopped_at_us;
 	qmp_freep(&q->source_qmp);
+	if (!strcmp(u->start->vm->manager, "libvirt")) {
+		r = libvirt_part(u, q->target_qmp, err);
+		if (r < 0)
+			return r;
+	}
 	r = hold_end(&u->wait, u->source_pidfd, "the source", err);
 	if (r < 0)
 		return r;

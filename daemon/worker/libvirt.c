@@ -7,6 +7,9 @@
 #include "libvirt.h"
 
 #include "cleanup.h"
+#include "json.h"
+#include "link.h"
+#include "upgrade.h"
 
 #include <fcntl.h>
 #include <limits.h>
@@ -73,4 +76,51 @@ int libvirt_connect(const char *uuid, const char *name, struct waiter *w, struct
 	if (r < 0)
 		error_hint(err, "see whether libvirt's daemon is well: virsh list");
 	return r;
+}
+
+static int read_vcpus(struct qmp *target, Upgraded__V1__FinishRequest__Vcpu **ret, size_t *ret_n,
+		      struct error *err)
+{
+	struct json_object *list = NULL, *index, *tid;
+	Upgraded__V1__FinishRequest__Vcpu *v;
+	size_t n;
+	int r;
+
+	r = qmp_execute(target, "query-cpus-fast", NULL, &list, err);
+	if (r < 0)
+		return r;
+	n = json_object_is_type(list, json_type_array) ? json_object_array_length(list) : 0;
+	v = calloc(n + 1, sizeof(*v));
+	for (size_t i = 0; v && i < n; i++) {
+		struct json_object *cpu = json_object_array_get_idx(list, i);
+
+		upgraded__v1__finish_request__vcpu__init(&v[i]);
+		if (json_object_object_get_ex(cpu, "cpu-index", &index))
+			v[i].index = (uint32_t)json_object_get_int(index);
+		if (json_object_object_get_ex(cpu, "thread-id", &tid))
+			v[i].tid = json_object_get_int(tid);
+	}
+	json_object_put(list);
+	*ret = v;
+	*ret_n = n;
+	return v ? 0 : -ENOMEM;
+}
+
+int libvirt_part(struct upgrade *u, struct qmp *target, struct error *err)
+{
+	Upgraded__V1__FinishRequest request = UPGRADED__V1__FINISH_REQUEST__INIT;
+	_cleanup_free_ Upgraded__V1__FinishRequest__Vcpu *vcpus = NULL;
+	_cleanup_free_ Upgraded__V1__FinishRequest__Vcpu **list = NULL;
+	int r;
+
+	r = read_vcpus(target, &vcpus, &request.n_vcpus, err);
+	if (r < 0)
+		return r;
+	list = calloc(request.n_vcpus + 1, sizeof(*list));
+	if (!list)
+		return -ENOMEM;
+	for (size_t i = 0; i < request.n_vcpus; i++)
+		list[i] = &vcpus[i];
+	request.vcpus = list;
+	return link_finish(&u->wait, &request, err);
 }

@@ -9,4 +9,12 @@
 int libvirt_connect(const char *uuid, const char *name, struct waiter *w, struct qmp **ret_qmp,
 		    struct error *err);
 
+struct upgrade;
+
+/*
+ * Waits until libvirt's daemon is not there to miss the source; tells the daemon who the
+ * target's vCPUs are.
+ */
+int libvirt_part(struct upgrade *u, struct qmp *target, struct error *err);
+
 #endif

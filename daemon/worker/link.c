@@ -218,6 +218,20 @@ int link_commit(struct waiter *w, struct error *err)
 	return wait_for_verdict(w, err);
 }
 
+int link_finish(struct waiter *w, Upgraded__V1__FinishRequest *request, struct error *err)
+{
+	Envelope env = ENVELOPE_INIT;
+	int r;
+
+	env.id = ++w->asked;
+	env.body_case = UPGRADED__V1__ENVELOPE__BODY_FINISH;
+	env.finish = request;
+	r = wire_send(w->daemon, &env, NULL, 0);
+	if (r < 0)
+		return error_errno(err, -EOWNERDEAD, "cannot ask the daemon for the end");
+	return wait_for_verdict(w, err);
+}
+
 int link_done(struct waiter *w, Upgraded__V1__WorkerDone *done)
 {
 	Envelope env = ENVELOPE_INIT;

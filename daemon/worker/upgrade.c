@@ -243,6 +243,7 @@ static int switch_over(struct upgrade *u, struct error *err)
 static Upgraded__V1__Outcome go_forward(struct upgrade *u, struct error *err)
 {
 	_cleanup_error_ struct error late = ERROR_INIT;
+	int r;
 
 	fault_point(FAULT_COMMITTED);
 	u->committed = true;
@@ -263,7 +264,11 @@ static Upgraded__V1__Outcome go_forward(struct upgrade *u, struct error *err)
 	error_clear(&late);
 	speak(u);
 	/* The guest runs; what is left are names and files. */
-	if (u->driver->finish(u, &late) < 0)
+	r = u->driver->finish(u, &late);
+	/* The next worker does it: the source stands still until then. */
+	if (r == -EOWNERDEAD)
+		return OUTCOME(UNSPECIFIED);
+	if (r < 0)
 		findings_add(&u->findings, UPGRADED__V1__SEVERITY__SEVERITY_WARNING, "finish",
 			     u->start->vm->name, late.hint, "%s", late.text ?: "out of memory");
 	fault_point(FAULT_FINISHED);

@@ -290,7 +290,8 @@ static int tell(struct vm *vm, pid_t target, const FinishRequest *request, struc
 			(struct libvirt_vcpu){ request->vcpus[i]->index, request->vcpus[i]->tid };
 	r = read_status(dir, file, &s, err);
 	if (r >= 0)
-		r = libvirt_status_move(s, target, vcpus, request->n_vcpus, NULL, err);
+		r = libvirt_status_move(s, target, vcpus, request->n_vcpus, NULL, request->runs,
+					err);
 	if (r >= 0)
 		r = libvirt_status_format(s, &text, &len);
 	if (r >= 0)

@@ -7,8 +7,9 @@
  *
  * The format has no version and belongs to libvirt. What is known of it is the
  * elements of libvirt 9 to 12, as these write them; one that is not among them may
- * mean something that is tied to the process, and blocks the upgrade. Only three
- * things are ever changed: the pid, the threads, the emulator's path.
+ * mean something that is tied to the process, and blocks the upgrade. Only these
+ * things are ever changed: the pid, the threads, the emulator's path, and back to
+ * "running" what libvirt saw stop for the upgrade.
  *
  * Pure: no files, no processes. The file is libvirt's and only root can write it; it
  * is read as if a stranger had.
@@ -356,7 +357,7 @@ static int set_vcpus(struct libvirt_status *s, xmlNode *vcpus, const struct libv
 }
 
 int libvirt_status_move(struct libvirt_status *s, pid_t pid, const struct libvirt_vcpu *vcpus,
-			size_t n_vcpus, const char *emulator, struct error *err)
+			size_t n_vcpus, const char *emulator, bool runs, struct error *err)
 {
 	xmlNode *root = xmlDocGetRootElement(s->doc);
 	xmlNode *at = child(child(child(root, "domain"), "devices"), "emulator");
@@ -384,6 +385,20 @@ int libvirt_status_move(struct libvirt_status *s, pid_t pid, const struct libvir
 	if (set_vcpus(s, child(root, "vcpus"), vcpus, n_vcpus) < 0 ||
 	    set_number(root, "pid", pid) < 0)
 		return -ENOMEM;
+	if (runs && strcmp(s->state, "running")) {
+		char *state = strdup("running"), *reason = strdup("unpaused");
+
+		if (!state || !reason || !xmlSetProp(root, BAD_CAST "state", BAD_CAST state) ||
+		    !xmlSetProp(root, BAD_CAST "reason", BAD_CAST reason)) {
+			free(state);
+			free(reason);
+			return -ENOMEM;
+		}
+		free(s->state);
+		free(s->reason);
+		s->state = state;
+		s->reason = reason;
+	}
 	s->pid = pid;
 	return 0;
 }

@@ -6,6 +6,7 @@
 #include "error.h"
 #include "worker/findings.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <sys/types.h>
 
@@ -43,9 +44,10 @@ int libvirt_status_check(const struct libvirt_status *s, struct findings *findin
 /*
  * Makes it the status of another process: @pid, and the threads of the same vCPUs.
  * @emulator may be NULL: as it was. -EINVAL: the vCPUs are others. Nothing is changed then.
+ * @runs: the guest does, though libvirt may have seen it stop for the upgrade.
  */
 int libvirt_status_move(struct libvirt_status *s, pid_t pid, const struct libvirt_vcpu *vcpus,
-			size_t n_vcpus, const char *emulator, struct error *err);
+			size_t n_vcpus, const char *emulator, bool runs, struct error *err);
 
 /* As it is written to the file; *ret_text is the caller's. */
 int libvirt_status_format(const struct libvirt_status *s, char **ret_text, size_t *ret_len);

@@ -122,5 +122,6 @@ int libvirt_part(struct upgrade *u, struct qmp *target, struct error *err)
 	for (size_t i = 0; i < request.n_vcpus; i++)
 		list[i] = &vcpus[i];
 	request.vcpus = list;
+	request.runs = !u->plan || !u->plan->paused;
 	return link_finish(&u->wait, &request, err);
 }

@@ -263,6 +263,8 @@ static Upgraded__V1__Outcome go_forward(struct upgrade *u, struct error *err)
 	(void)settle(u, AFTER_RUN_US, "the guest to run for a moment", &late);
 	error_clear(&late);
 	speak(u);
+	/* What a worker before this one did not get to; a manager may have to wait for finish(). */
+	upgrade_identify(u);
 	/* The guest runs; what is left are names and files. */
 	r = u->driver->finish(u, &late);
 	/* The next worker does it: the source stands still until then. */

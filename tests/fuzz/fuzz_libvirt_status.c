@@ -33,8 +33,8 @@ static void move(struct libvirt_status *s)
 
 	for (size_t i = 0; i < s->n_vcpus; i++)
 		v[s->n_vcpus - 1 - i] = (struct libvirt_vcpu){ s->vcpus[i].id, (pid_t)(1000 + i) };
-	must(libvirt_status_move(s, 77, v, s->n_vcpus, "/opt/a & b/<qemu>", &err) == 0);
-	must(libvirt_status_move(s, 78, v, s->n_vcpus - 1, NULL, &err) == -EINVAL);
+	must(libvirt_status_move(s, 77, v, s->n_vcpus, "/opt/a & b/<qemu>", false, &err) == 0);
+	must(libvirt_status_move(s, 78, v, s->n_vcpus - 1, NULL, false, &err) == -EINVAL);
 }
 
 static void again(const struct libvirt_status *s)

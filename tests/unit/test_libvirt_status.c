@@ -70,7 +70,7 @@ static void only_what_is_to_change_changes(void **state)
 	int changed = 0;
 
 	assert_int_equal(libvirt_status_format(s, &before, &len), 0);
-	assert_int_equal(libvirt_status_move(s, 800, vcpus, 2, "/opt/a&b/qemu", &err), 0);
+	assert_int_equal(libvirt_status_move(s, 800, vcpus, 2, "/opt/a&b/qemu", false, &err), 0);
 	assert_int_equal(libvirt_status_format(s, &after, &len), 0);
 	for (a = strtok_r(before, "\n", &a_rest), b = strtok_r(after, "\n", &b_rest); a && b;
 	     a = strtok_r(NULL, "\n", &a_rest), b = strtok_r(NULL, "\n", &b_rest))
@@ -91,12 +91,29 @@ static void emulator_stays_unless_asked(void **state)
 	_cleanup_free_ char *text = NULL;
 	size_t len;
 
-	assert_int_equal(libvirt_status_move(s, 800, vcpus, 2, NULL, &err), 0);
+	assert_int_equal(libvirt_status_move(s, 800, vcpus, 2, NULL, false, &err), 0);
 	assert_int_equal(libvirt_status_format(s, &text, &len), 0);
 	assert_non_null(strstr(text, "<emulator>/usr/bin/qemu-system-x86_64</emulator>"));
 	assert_non_null(strstr(text, "shop &amp; mail"));
 	assert_non_null(strstr(text, "xmlns:qemu"));
 	assert_null(strstr(text, "<?xml"));
+}
+
+/* libvirt saw it stop; that it runs again was said to nobody. */
+static void what_runs_is_running(void **state)
+{
+	static const struct libvirt_vcpu vcpus[] = { { 0, 810 }, { 1, 811 } };
+	_cleanup_status_ struct libvirt_status *s = parsed("busy");
+	_cleanup_error_ struct error err = ERROR_INIT;
+	_cleanup_free_ char *text = NULL;
+	size_t len;
+
+	assert_int_equal(libvirt_status_move(s, 800, vcpus, 2, NULL, false, &err), 0);
+	assert_string_equal(s->state, "paused");
+	assert_int_equal(libvirt_status_move(s, 800, vcpus, 2, NULL, true, &err), 0);
+	assert_string_equal(s->state, "running");
+	assert_int_equal(libvirt_status_format(s, &text, &len), 0);
+	assert_non_null(strstr(text, "state=\"running\" reason=\"unpaused\""));
 }
 
 static void other_vcpus_are_refused(void **state)
@@ -105,9 +122,9 @@ static void other_vcpus_are_refused(void **state)
 	_cleanup_status_ struct libvirt_status *s = parsed("running");
 	_cleanup_error_ struct error err = ERROR_INIT;
 
-	assert_int_equal(libvirt_status_move(s, 800, other, 1, NULL, &err), -EINVAL);
+	assert_int_equal(libvirt_status_move(s, 800, other, 1, NULL, false, &err), -EINVAL);
 	error_clear(&err);
-	assert_int_equal(libvirt_status_move(s, 800, other, 2, "/x", &err), -EINVAL);
+	assert_int_equal(libvirt_status_move(s, 800, other, 2, "/x", false, &err), -EINVAL);
 	assert_non_null(strstr(err.text, "no vCPU 1"));
 	assert_int_equal(s->pid, 4711);
 	assert_int_equal(s->vcpus[0].tid, 4720);
@@ -178,6 +195,7 @@ int main(void)
 		cmocka_unit_test(what_is_in_it_is_found),
 		cmocka_unit_test(only_what_is_to_change_changes),
 		cmocka_unit_test(emulator_stays_unless_asked),
+		cmocka_unit_test(what_runs_is_running),
 		cmocka_unit_test(other_vcpus_are_refused),
 		cmocka_unit_test(what_is_in_the_way_is_named),
 		cmocka_unit_test(what_is_no_status_is_refused),

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The test guest under load as a domain of libvirt's, with the devices that one has."""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+from xml.sax.saxutils import escape
+
+from host import TOOLS, Guest
+
+LOG = pathlib.Path("/var/log/libvirt/qemu")
+
+
+def virsh(*words, check=True, timeout=120):
+    """What virsh says. A command that hangs has found a libvirt that hangs."""
+    r = subprocess.run(["virsh", "-q", *map(str, words)], capture_output=True, text=True, timeout=timeout)
+    if check and r.returncode:
+        raise RuntimeError(f"virsh {' '.join(map(str, words))}: {r.stderr.strip()}")
+    return r.stdout.strip()
+
+
+class Domain(Guest):
+    def __init__(self, name, memory=320, smp=1, load_mem=64, **options):
+        super().__init__(name, memory=memory, smp=smp, load_mem=load_mem, **options)
+        self.bridge = f"br-{name}"[:15]
+
+    def prepare(self):
+        super().prepare()
+        # libvirt gives the VM's user what it finds in the definition: nothing of the share, then.
+        for file in (self.kernel, self.initrd):
+            shutil.copy(file, self.dir)
+        self.dir.chmod(0o755)
+        for name in ("heartbeat", "report"):
+            os.chmod(self.dir / name, 0o666)
+        # The tap is libvirt's, on a bridge that has the address.
+        subprocess.run(["ip", "link", "del", self.tap], check=True)
+        subprocess.run(["ip", "link", "add", self.bridge, "type", "bridge"], check=True)
+        subprocess.run(["ip", "addr", "add", f"{self.net}.1/24", "dev", self.bridge], check=True)
+        subprocess.run(["ip", "link", "set", self.bridge, "up"], check=True)
+        # The peer listens on the address, which was another interface's.
+        self.peer.terminate()
+        self.peer.wait(10)
+        self.peer = subprocess.Popen([TOOLS / "loadpeer", "--listen", f"{self.net}.1:7777"],
+                                     stdout=open(self.dir / "peer.json", "w"), stderr=subprocess.STDOUT)
+
+    def definition(self, binary):
+        """What is a FIFO is not given to libvirt, whose virtlogd writes files by itself."""
+        d = self.dir
+        # As JSON, as libvirt writes them: QEMU makes those after the others, and this one needs libvirt's bus.
+        port = json.dumps({"driver": "virtserialport", "bus": "virtio-serial0.0", "nr": 9, "name": "org.upgraded.load", "chardev": "report"})
+        append = (f"console=ttyS0 quiet no-kvmclock-vsyscall load.mem={self.load_mem} load.disk=/dev/vda "
+                  f"load.net={self.net}.2/24 load.peer={self.net}.1:7777 load.hb_us={self.heartbeat_us} {self.cmdline}")
+        return f"""<domain type='kvm' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
+  <name>{self.name}</name>
+  <memory unit='MiB'>{self.memory}</memory>
+  <vcpu>{self.smp}</vcpu>
+  <memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>
+  <os>
+    <type arch='x86_64' machine='q35'>hvm</type>
+    <kernel>{d}/{pathlib.Path(self.kernel).name}</kernel>
+    <initrd>{d}/{pathlib.Path(self.initrd).name}</initrd>
+    <cmdline>{escape(append.strip())}</cmdline>
+  </os>
+  <features><acpi/></features>
+  <cpu mode='host-passthrough' check='none'/>
+  <devices>
+    <emulator>{binary}</emulator>
+    <disk type='file' device='disk'>
+      <driver name='qemu' type='qcow2'/><source file='{d}/disk.qcow2'/><target dev='vda' bus='virtio'/>
+    </disk>
+    <interface type='bridge'>
+      <source bridge='{self.bridge}'/><target dev='{self.tap}'/><model type='virtio'/><driver name='vhost'/>
+    </interface>
+    <serial type='file'><source path='{d}/console.log'/></serial>
+    <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>
+    <graphics type='vnc' port='-1' autoport='yes'/>
+    <rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>
+    <memballoon model='virtio'/>
+  </devices>
+  <qemu:commandline>
+    <qemu:arg value='-machine'/><qemu:arg value='aux-ram-share=on'/>
+    <qemu:arg value='-chardev'/><qemu:arg value='file,id=heartbeat,path={d}/heartbeat'/>
+    <qemu:arg value='-device'/><qemu:arg value='isa-debugcon,iobase=0xe9,chardev=heartbeat'/>
+    <qemu:arg value='-chardev'/><qemu:arg value='file,id=report,path={d}/report'/>
+    <qemu:arg value='-device'/><qemu:arg value='{port}'/>
+  </qemu:commandline>
+</domain>
+"""
+
+    def start(self, binary, ready=150, tries=1):
+        self.prepare()
+        self.started = True
+        (self.dir / "domain.xml").write_text(self.definition(binary))
+        virsh("define", self.dir / "domain.xml")
+        try:
+            virsh("start", self.name)
+            self.wait_ready(ready)
+        except Exception:
+            self.stop()
+            raise
+        return self
+
+    def stop(self):
+        if self.started:
+            virsh("destroy", self.name, check=False)
+            virsh("undefine", self.name, check=False)
+        super().stop()
+        subprocess.run(["ip", "link", "del", self.bridge], capture_output=True)
+
+    def console(self, lines=20):
+        """And what QEMU itself said."""
+        try:
+            words = (LOG / f"{self.name}.log").read_text(errors="replace").splitlines()[-lines:]
+        except OSError as e:
+            words = [str(e)]
+        return super().console(lines) + "\nits QEMU:\n" + "\n".join(words)
+
+    def state(self):
+        return virsh("domstate", self.name, "--reason")

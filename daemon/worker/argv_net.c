@@ -6,7 +6,9 @@
  * that lives in the process.
  *
  * vhost: /dev/vhost-net belongs to the process that set it up, until that
- * closes it; a duplicate would be refused, so the target opens its own.
+ * closes it; a duplicate would be refused. A source that opened it has a target that
+ * opens it too; one that was given it may not be able to, and its target is given one
+ * as well, a new one.
  */
 #include "argv_planner.h"
 
@@ -162,6 +164,20 @@ static bool tap_by_name(struct planner *p, const char *subject, const struct opt
 	return true;
 }
 
+static void give_vhost(struct planner *p, struct opts *o, const char *subject, int queues)
+{
+	_cleanup_free_ char *text = NULL;
+
+	for (int i = 0; i < queues; i++) {
+		_cleanup_free_ char *before = text;
+
+		text = plan_format(p, "%s%s%d", before ?: "", before ? ":" : "",
+				   plan_carry_fd(p, PLAN_NEW_VHOST, false));
+	}
+	plan_set(p, o, queues > 1 ? "vhostfds" : "vhostfd", text);
+	plan_note(p, "argv.netdev-vhost", subject, "Gets a /dev/vhost-net of its own");
+}
+
 /* False: leave the option as it is, there is a blocker. */
 static bool carry_tap(struct planner *p, struct opts *o, const char *subject)
 {
@@ -185,8 +201,7 @@ static bool carry_tap(struct planner *p, struct opts *o, const char *subject)
 		plan_set(p, o, "type", "tap");
 	plan_set(p, o, l.n > 1 ? "fds" : "fd", text);
 	if (opts_del(o, "vhostfd") | opts_del(o, "vhostfds"))
-		plan_note(p, "argv.netdev-vhost", subject,
-			  "The target opens /dev/vhost-net itself and must be allowed to");
+		give_vhost(p, o, subject, l.n);
 	return true;
 }
 

@@ -44,13 +44,15 @@ struct plan_input {
 	bool no_guest_memfd;        /* the target's QEMU does not know guest-memfd=on */
 };
 
+#define PLAN_NEW_VHOST -1 /* /dev/vhost-net, opened for the target alone */
+
 /*
  * Duplicate @source of the source process to @target in the target process.
  * A tap shares its settings with the source, and QEMU resets them when it opens
  * one: see tap.c.
  */
 struct plan_fd {
-	int source;
+	int source; /* PLAN_NEW_VHOST: none of its own */
 	int target;
 	bool tap;
 };

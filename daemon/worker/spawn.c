@@ -48,6 +48,8 @@
 /* The child makes a few dozen system calls; a network file system may hold up exec. */
 #define START_TIMEOUT_MS 30000
 
+#define VHOST_NET "/dev/vhost-net"
+
 enum step {
 	STEP_SIGNALS,
 	STEP_LABEL,
@@ -417,6 +419,19 @@ static int getfd(int pidfd, int fd)
 	return copy < 0 ? -errno : copy;
 }
 
+static int copy_fd(const struct spawn *s, const struct plan_fd *f, struct spawn_order *o,
+		   struct error *err)
+{
+	bool anew = f->source == PLAN_NEW_VHOST;
+	int fd = anew ? open(VHOST_NET, O_PATH | O_CLOEXEC) : getfd(s->source_pidfd, f->source);
+
+	if (fd < 0 && anew)
+		return error_errno(err, -errno, "cannot find %s", VHOST_NET);
+	if (fd < 0)
+		return error_errno(err, fd, "cannot copy fd %d of the source", f->source);
+	return spawn_order_add_fd(o, fd, f->target, anew);
+}
+
 /* The source's fds and stdio, copied here. */
 static int copy_fds(const struct spawn *s, struct spawn_order *o, struct error *err)
 {
@@ -429,7 +444,7 @@ static int copy_fds(const struct spawn *s, struct spawn_order *o, struct error *
 			fd = open("/dev/null", O_RDWR | O_CLOEXEC);
 		if (fd < 0)
 			return error_errno(err, -ENODEV, "cannot copy the source's stdio");
-		r = spawn_order_add_fd(o, fd, i);
+		r = spawn_order_add_fd(o, fd, i, false);
 		if (r < 0)
 			return r;
 	}
@@ -441,11 +456,7 @@ static int copy_fds(const struct spawn *s, struct spawn_order *o, struct error *
 		if (s->fds[i].target < 3)
 			return error_set(err, -EINVAL, "fd %d is no number for a source's fd",
 					 s->fds[i].target);
-		fd = getfd(s->source_pidfd, s->fds[i].source);
-		if (fd < 0)
-			return error_errno(err, fd, "cannot copy fd %d of the source",
-					   s->fds[i].source);
-		r = spawn_order_add_fd(o, fd, s->fds[i].target);
+		r = copy_fd(s, &s->fds[i], o, err);
 		if (r < 0)
 			return r;
 	}
@@ -623,6 +634,32 @@ int spawn_order_make(const struct spawn *s, struct spawn_order **ret_order, stru
 	return 0;
 }
 
+static void close_anew(const struct spawn_order *o, struct spawn_fd *fds)
+{
+	for (size_t i = 0; i < o->n_fds; i++)
+		if (fds[i].anew && fds[i].fd != o->fds[i].fd)
+			closep(&fds[i].fd);
+}
+
+/* @fds is a copy of the order's: in place of what is to be opened anew it has what was. */
+static int open_anew(const struct spawn_order *o, struct spawn_fd *fds, struct error *err)
+{
+	char path[32];
+	int fd;
+
+	for (size_t i = 0; i < o->n_fds; i++) {
+		if (!fds[i].anew)
+			continue;
+		snprintf(path, sizeof(path), "/proc/self/fd/%d", o->fds[i].fd);
+		fd = open(path, O_RDWR | O_CLOEXEC);
+		if (fd < 0)
+			return error_errno(err, -errno, "cannot open %s for the target",
+					   VHOST_NET);
+		fds[i].fd = fd;
+	}
+	return 0;
+}
+
 /* As spawn_order_ready(). */
 static int ready(const struct spawn_order *o, bool ends_with_us, pid_t *ret_pid, int *ret_pidfd,
 		 int *ret_gate, struct error *err)
@@ -642,7 +679,10 @@ static int ready(const struct spawn_order *o, bool ends_with_us, pid_t *ret_pid,
 	if (!fds)
 		return -ENOMEM;
 	memcpy(fds, o->fds, o->n_fds * sizeof(*fds));
-	r = spawn_child(&c, ends_with_us, ret_pid, &pidfd, &gate, err);
+	r = open_anew(o, fds, err);
+	if (r >= 0)
+		r = spawn_child(&c, ends_with_us, ret_pid, &pidfd, &gate, err);
+	close_anew(o, fds);
 	if (r < 0)
 		return r;
 	r = hear(c.name, gate, NULL, err);

@@ -39,7 +39,7 @@ void spawn_order_freep(struct spawn_order **order)
 	free(o);
 }
 
-int spawn_order_add_fd(struct spawn_order *o, int fd, int number)
+int spawn_order_add_fd(struct spawn_order *o, int fd, int number, bool anew)
 {
 	struct spawn_fd *fds = reallocarray(o->fds, o->n_fds + 1, sizeof(*fds));
 
@@ -48,7 +48,7 @@ int spawn_order_add_fd(struct spawn_order *o, int fd, int number)
 		return -ENOMEM;
 	}
 	o->fds = fds;
-	fds[o->n_fds++] = (struct spawn_fd){ fd, number };
+	fds[o->n_fds++] = (struct spawn_fd){ fd, number, anew };
 	return 0;
 }
 
@@ -95,7 +95,8 @@ static void list_all(const struct spawn_order *o, struct fd_list *l)
 	for (uint32_t i = 0; i < NS_COUNT; i++)
 		list(l, USE(NAMESPACE) + i, o->id->ns[i]);
 	for (size_t i = 0; i < o->n_fds; i++)
-		list(l, USE(FD) + (uint32_t)o->fds[i].number, o->fds[i].fd);
+		list(l, (o->fds[i].anew ? USE(DEVICE) : USE(FD)) + (uint32_t)o->fds[i].number,
+		     o->fds[i].fd);
 }
 
 int spawn_order_pack(const struct spawn_order *o, uint8_t **ret_packed, size_t *ret_len,
@@ -196,7 +197,9 @@ static int place(struct spawn_order *o, uint32_t use, int fd)
 	if (copy < 0)
 		return -errno;
 	if (!at)
-		return spawn_order_add_fd(o, copy, (int)(use - USE(FD)));
+		return use >= USE(DEVICE)
+			       ? spawn_order_add_fd(o, copy, (int)(use - USE(DEVICE)), true)
+			       : spawn_order_add_fd(o, copy, (int)(use - USE(FD)), false);
 	closep(at);
 	*at = copy;
 	id->cgroups.n += use == USE(CGROUP);

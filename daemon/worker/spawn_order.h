@@ -6,10 +6,13 @@
 #include "identity.h"
 #include "upgraded.pb-c.h"
 
+#include <stdbool.h>
+
 /* An fd, and the number that the new process has it by; 0 to 2 are its stdio. */
 struct spawn_fd {
 	int fd; /* owned */
 	int number;
+	bool anew; /* a device that belongs to one process: opened anew for each, through fd */
 };
 
 struct spawn_order {
@@ -23,7 +26,7 @@ int spawn_order_new(struct spawn_order **ret_order);
 void spawn_order_freep(struct spawn_order **order);
 
 /* Takes @fd, also when it fails. */
-int spawn_order_add_fd(struct spawn_order *o, int fd, int number);
+int spawn_order_add_fd(struct spawn_order *o, int fd, int number, bool anew);
 
 /*
  * As custody keeps it: *ret_packed is a TargetStart, *ret_fds are borrowed from

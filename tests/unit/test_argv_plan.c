@@ -139,8 +139,11 @@ static struct json_object *plan_json(const struct argv_plan *plan)
 
 	json_object_object_add(j, "argv", words(plan->argv));
 	for (size_t i = 0; i < plan->n_fds; i++)
-		add_format(list, "%d -> %d%s", plan->fds[i].source, plan->fds[i].target,
-			   plan->fds[i].tap ? " (tap)" : "");
+		if (plan->fds[i].source == PLAN_NEW_VHOST)
+			add_format(list, "/dev/vhost-net -> %d", plan->fds[i].target);
+		else
+			add_format(list, "%d -> %d%s", plan->fds[i].source, plan->fds[i].target,
+				   plan->fds[i].tap ? " (tap)" : "");
 	json_object_object_add(j, "fds", list);
 	list = json_object_new_array();
 	for (size_t i = 0; i < plan->n_renames; i++)

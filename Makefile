@@ -7,7 +7,8 @@ TSAN := build/tsan
 NINJA := ninja --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help build install demo check check-unit check-valgrind check-tsan check-native check-fault check-testbed check-integration check-tiers bench \
+.PHONY: help build install demo check check-unit check-valgrind check-tsan check-native check-fault check-testbed check-integration check-libvirt check-systemd \
+	check-tiers bench \
 	kernel kernel-series check-kernel check-kernel-nightly bench-kernel fuzz \
 	qemu qemu-series check-qemu testbed testbed-shell testbed-install clean
 
@@ -80,6 +81,14 @@ check-kernel: ## the kernel extension: its tests, and the kernel's own, in a ker
 check-kernel-nightly: ## the same with eleven minutes of stress in place of one
 	@testbed/deps build testbed kernel
 	@UPGRADED_STRESS_SECONDS=660 tests/check kernel
+
+check-libvirt: ## domains of an unpatched libvirt, upgraded in the emulated host
+	@testbed/deps build testbed
+	@tests/check libvirt
+
+check-systemd: ## units whose main process is a VMM, in the emulated host
+	@testbed/deps build testbed
+	@tests/check systemd
 
 check-tiers: ## the memory tiers gmem and stage2: patched QEMUs, with and without the kernel extension
 	@testbed/deps build testbed kernel

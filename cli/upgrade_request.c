@@ -22,6 +22,7 @@ int upgrade_request(struct client *c, const struct cli *cli, char *vm,
 	upgrade.max_blackout_us = how->blackout_us;
 	upgrade.phase_timeout_us = how->timeout_us;
 	upgrade.no_stage2 = how->no_stage2;
+	upgrade.set_emulator = how->set_emulator;
 	request.body_case = UPGRADED__V1__ENVELOPE__BODY_UPGRADE;
 	request.upgrade = &upgrade;
 	r = client_connect(c, cli->socket, "upgradectl", err);

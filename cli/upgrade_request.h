@@ -14,6 +14,7 @@ struct upgrade_how {
 	uint64_t blackout_us; /* 0: no budget */
 	uint64_t timeout_us;  /* of a phase; 0: the daemon's default */
 	bool no_stage2;
+	bool set_emulator; /* libvirt's domains only */
 };
 
 /*

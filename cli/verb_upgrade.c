@@ -27,6 +27,7 @@ enum {
 	OPTION_TIMEOUT,
 	OPTION_NO_WAIT,
 	OPTION_NO_STAGE2,
+	OPTION_SET_EMULATOR,
 	OPTION_ALL,
 	OPTION_OUTDATED,
 	OPTION_AGAIN,
@@ -63,6 +64,8 @@ static const struct argp_option options[] = {
 	  "Return as soon as the upgrade is under way; one VM only", 0 },
 	{ "no-stage2", OPTION_NO_STAGE2, NULL, 0,
 	  "Leave the guest's page tables behind, tier gmem at most", 0 },
+	{ "set-emulator", OPTION_SET_EMULATOR, NULL, 0,
+	  "Have libvirt start the domain with this binary the next time, too", 0 },
 	{ NULL, 0, NULL, 0, "Several VMs:", 1 },
 	{ "all", OPTION_ALL, NULL, 0, "Every VM that runs", 0 },
 	{ "all-outdated", OPTION_OUTDATED, NULL, 0,
@@ -162,6 +165,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		return 0;
 	case OPTION_NO_STAGE2:
 		args->how.no_stage2 = true;
+		return 0;
+	case OPTION_SET_EMULATOR:
+		args->how.set_emulator = true;
 		return 0;
 	case ARGP_KEY_ARG:
 		take_name(args, arg, state);

@@ -248,7 +248,13 @@ static int handle_upgrade(struct context *ctx, const struct requester *from,
 	int r;
 
 	r = find_idle(ctx, request->name, request->binary, &vm, err);
-	return r < 0 ? r : upgrade_request(ctx, vm, request, from, err);
+	if (r < 0)
+		return r;
+	if (request->set_emulator && manager_of(vm) != &manager_libvirt)
+		return error_set(err, -EINVAL,
+				 "%s is no domain of libvirt's: there is no emulator to be set",
+				 vm->pb->name);
+	return upgrade_request(ctx, vm, request, from, err);
 }
 
 static int handle_abort(struct context *ctx, const struct requester *from,

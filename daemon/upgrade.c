@@ -265,6 +265,7 @@ int upgrade_request(struct context *ctx, struct vm *vm, const Upgraded__V1__Upgr
 	u->start->upgrade_id = u->custody.id = id = ctx->next_id++;
 	u->start->max_blackout_us = request->max_blackout_us ?: settings_max_blackout_us(ctx);
 	u->start->no_stage2 = request->no_stage2;
+	u->start->set_emulator = request->set_emulator;
 	u->start->phase_timeout_us = request->phase_timeout_us ?: settings_phase_timeout_us(ctx);
 	log_vm(LOG_NOTICE, vm->pb->name, id, "upgrade %" PRIu64 " to %s, asked for by uid %u", id,
 	       u->start->target_binary, from->peer.uid);

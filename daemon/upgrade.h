@@ -51,6 +51,8 @@ bool upgrade_is_finishing(const struct upgrade *u);
 void upgrade_may_finish(struct upgrade *u);
 /* What the worker has said of the target's vCPUs; NULL: nothing. */
 const FinishRequest *upgrade_target_vcpus(const struct upgrade *u);
+/* The manager is to start the VM with the target's binary from now on. */
+bool upgrade_sets_emulator(const struct upgrade *u);
 uint64_t upgrade_id(const struct upgrade *u);
 /* The target's process; NULL: none was started yet. */
 const Process *upgrade_target(const struct upgrade *u);

@@ -71,16 +71,20 @@ static int find_place(struct upgrade *u)
 	uint64_t now = upgrade_clock_us(CLOCK_MONOTONIC);
 	int r;
 
-	r = manager_of(u->vm)->place(u->ctx, u->vm, &u->place);
-	if (r != -EAGAIN)
+	r = manager_of(u->vm)->place(u->ctx, u->vm, upgrade_start_order(u), &u->place);
+	if (r >= 0)
 		return r;
-	if (!u->place_until_us) {
+	if (r != -EAGAIN) {
+		u->no_place = true;
+		log_vm(LOG_ERR, u->vm->pb->name, u->start->upgrade_id,
+		       "both of its VMMs have ended, and it is left to its unit what happens now");
+	} else if (!u->place_until_us) {
 		u->place_until_us = now + PLACE_US;
 		log_vm(LOG_NOTICE, u->vm->pb->name, u->start->upgrade_id,
 		       "both of its VMMs have ended: waits for %s to be started anew",
 		       u->vm->pb->unit);
 	}
-	if (now > u->place_until_us) {
+	if (u->place_until_us && now > u->place_until_us) {
 		u->no_place = true;
 		log_vm(LOG_ERR, u->vm->pb->name, u->start->upgrade_id,
 		       "%s is not started anew: nowhere to bring the guest back to",

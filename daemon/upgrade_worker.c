@@ -88,6 +88,13 @@ static int on_custody(struct upgrade *u, const Envelope *env, struct scm_fds *fd
 		     : worker_process_ack(u->worker, env->id);
 }
 
+const CustodyPut *upgrade_start_order(const struct upgrade *u)
+{
+	const struct custody_item *start = custody_find(&u->custody, "start");
+
+	return start ? start->put : NULL;
+}
+
 void upgrade_tell_manager(struct upgrade *u)
 {
 	const struct custody_item *target = custody_find(&u->custody, "target");
@@ -95,9 +102,10 @@ void upgrade_tell_manager(struct upgrade *u)
 
 	if (!target)
 		return;
-	if (u->rebuilds && manager_of(u->vm)->place(u->ctx, u->vm, &u->place) >= 0)
+	if (u->rebuilds && manager_of(u->vm)->place(u->ctx, u->vm, upgrade_start_order(u),
+						    &u->place) >= 0)
 		from = u->place.pid;
-	manager_of(u->vm)->commit(u->ctx, u->vm, from, target->put->target->pid);
+	manager_of(u->vm)->commit(u->ctx, u->vm, target->put, from);
 }
 
 /* There is one that could run, and no kernel that keeps it from running. */
@@ -208,6 +216,11 @@ void upgrade_may_finish(struct upgrade *u)
 const FinishRequest *upgrade_target_vcpus(const struct upgrade *u)
 {
 	return u->finish;
+}
+
+bool upgrade_sets_emulator(const struct upgrade *u)
+{
+	return u->start->set_emulator;
 }
 
 static int on_done(struct upgrade *u, Envelope *env)

@@ -60,7 +60,7 @@ _upgradectl() {
 		case $verb in
 		check) common+=" --vmm --verbose" ;;
 		upgrade)
-			common+=" --vmm --max-blackout --timeout --no-stage2 --no-wait --all --all-outdated --max-parallel --canary"
+			common+=" --vmm --max-blackout --timeout --no-stage2 --no-wait --set-emulator --all --all-outdated --max-parallel --canary"
 			common+=" --stop-after --window --again --dry-run"
 			;;
 		adopt) common+=" --pid --qmp" ;;

@@ -19,7 +19,7 @@
 #include "manager/libvirt.h"
 
 #include "log.h"
-#include "manager/libvirt_status.h"
+#include "manager/libvirt_files.h"
 #include "manager/systemd.h"
 #include "procfs.h"
 #include "registry.h"
@@ -28,8 +28,6 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <string.h>
-
-#define STATUS_DIR "/run/libvirt/qemu"
 
 #define STARTING_MAX 4
 
@@ -55,24 +53,6 @@ void libvirt_freep(struct libvirt **l)
 
 /* ---- the domains ---- */
 
-static int read_status(int dir, const char *file, struct libvirt_status **ret, struct error *err)
-{
-	_cleanup_close_ int fd = openat(dir, file, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-	_cleanup_free_ char *text = NULL;
-	size_t len = 0;
-	ssize_t n;
-
-	if (fd < 0)
-		return error_errno(err, -errno, "cannot open %s/%s", STATUS_DIR, file);
-	text = malloc(LIBVIRT_STATUS_MAX + 1);
-	if (!text)
-		return -ENOMEM;
-	while (len <= LIBVIRT_STATUS_MAX &&
-	       (n = read(fd, text + len, LIBVIRT_STATUS_MAX + 1 - len)) > 0)
-		len += (size_t)n;
-	return libvirt_status_parse(text, len, ret, err);
-}
-
 /* @vm: that has the name already, or NULL. */
 static int learn(struct context *ctx, const struct libvirt_status *s, struct vm *vm,
 		 struct error *err)
@@ -95,7 +75,7 @@ static int learn(struct context *ctx, const struct libvirt_status *s, struct vm 
 
 void libvirt_look(struct context *ctx)
 {
-	_cleanup_closedir_ DIR *dir = opendir(STATUS_DIR);
+	_cleanup_closedir_ DIR *dir = opendir(LIBVIRT_STATUS_DIR);
 
 	/* A domain that was shut down is libvirt's to remember. */
 	for (struct vm *vm = registry_first(ctx->registry), *next; vm; vm = next) {
@@ -114,7 +94,8 @@ void libvirt_look(struct context *ctx)
 
 		if (len < 5 || strcmp(de->d_name + len - 4, ".xml"))
 			continue;
-		if (read_status(dirfd(dir), de->d_name, &s, &err) < 0) {
+		de->d_name[len - 4] = '\0';
+		if (libvirt_files_read(de->d_name, &s, &err) < 0) {
 			log_error(LOG_DEBUG, NULL, 0, &err, de->d_name);
 			continue;
 		}
@@ -147,7 +128,7 @@ static bool is_busy(const struct context *ctx, const struct vm *but)
 static char *daemon_unit(void)
 {
 	_cleanup_free_ char *text = NULL, *cgroup = NULL;
-	_cleanup_close_ int fd = open(STATUS_DIR "/driver.pid", O_RDONLY | O_CLOEXEC);
+	_cleanup_close_ int fd = open(LIBVIRT_STATUS_DIR "/driver.pid", O_RDONLY | O_CLOEXEC);
 	char buf[16] = "", *name;
 	pid_t pid;
 
@@ -219,25 +200,9 @@ static int libvirt_begin(struct context *ctx, struct vm *vm, struct error *err)
 	return 0;
 }
 
-static void libvirt_commit(struct context *ctx, struct vm *vm, pid_t source, pid_t target)
+static void libvirt_commit(struct context *ctx, struct vm *vm, const CustodyPut *target,
+			   pid_t source)
 {
-}
-
-static int write_all(int dir, const char *name, const char *text, size_t len, mode_t mode)
-{
-	_cleanup_free_ char *fresh = NULL;
-	_cleanup_close_ int fd = -EBADF;
-
-	if (asprintf(&fresh, "%s.upgraded", name) < 0) {
-		fresh = NULL;
-		return -ENOMEM;
-	}
-	fd = openat(dir, fresh, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, mode);
-	if (fd < 0)
-		return -errno;
-	if (write(fd, text, len) != (ssize_t)len)
-		return -EIO;
-	return renameat(dir, fresh, dir, name) < 0 ? -errno : 0;
 }
 
 /* Into the cgroups that libvirt made for the vCPUs of the source, where it pins and limits them. */
@@ -269,36 +234,28 @@ static void place_vcpus(pid_t target, const FinishRequest *request)
 	}
 }
 
-static int tell(struct vm *vm, pid_t target, const FinishRequest *request, struct error *err)
+/* @emulator: to be remembered as well, or NULL. */
+static int tell(struct vm *vm, pid_t target, const FinishRequest *request, const char *emulator,
+		struct error *err)
 {
-	_cleanup_free_ char *file = NULL, *pidfile = NULL, *text = NULL;
 	_cleanup_free_ struct libvirt_vcpu *vcpus = calloc(request->n_vcpus + 1, sizeof(*vcpus));
-	_cleanup_close_ int dir = open(STATUS_DIR, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	_cleanup_status_ struct libvirt_status *s = NULL;
-	char pid[16];
-	size_t len;
 	int r;
 
-	if (dir < 0)
-		return error_errno(err, -errno, "cannot open %s", STATUS_DIR);
-	if (!vcpus || asprintf(&file, "%s.xml", vm->pb->name) < 0)
-		return -ENOMEM;
-	if (asprintf(&pidfile, "%s.pid", vm->pb->name) < 0)
+	if (!vcpus)
 		return -ENOMEM;
 	for (size_t i = 0; i < request->n_vcpus; i++)
 		vcpus[i] =
 			(struct libvirt_vcpu){ request->vcpus[i]->index, request->vcpus[i]->tid };
-	r = read_status(dir, file, &s, err);
+	r = libvirt_files_read(vm->pb->name, &s, err);
 	if (r >= 0)
-		r = libvirt_status_move(s, target, vcpus, request->n_vcpus, NULL, request->runs,
+		r = libvirt_status_move(s, target, vcpus, request->n_vcpus, emulator, request->runs,
 					err);
 	if (r >= 0)
-		r = libvirt_status_format(s, &text, &len);
-	if (r >= 0)
-		r = write_all(dir, file, text, len, 0600);
-	if (r >= 0)
-		r = write_all(dir, pidfile, pid, (size_t)sprintf(pid, "%d", target), 0644);
-	return r < 0 && !err->code ? error_errno(err, r, "cannot write %s", file) : r;
+		r = libvirt_files_write(s, err);
+	if (r >= 0 && emulator)
+		r = libvirt_files_set_emulator(vm->pb->name, emulator, err);
+	return r;
 }
 
 static void libvirt_done(struct context *ctx, struct vm *vm, const Report *report)
@@ -308,7 +265,9 @@ static void libvirt_done(struct context *ctx, struct vm *vm, const Report *repor
 
 	if (report->outcome == OUTCOME(COMMITTED) && report->target && request) {
 		place_vcpus(report->target->pid, request);
-		if (tell(vm, report->target->pid, request, &err) < 0)
+		if (tell(vm, report->target->pid, request,
+			 upgrade_sets_emulator(vm->upgrade) ? report->target_binary : NULL,
+			 &err) < 0)
 			log_error(LOG_CRIT, vm->pb->name, report->upgrade_id, &err,
 				  "libvirt does not know of the target");
 	}
@@ -320,7 +279,8 @@ static void libvirt_gone(struct context *ctx, struct vm *vm)
 {
 }
 
-static int libvirt_place(struct context *ctx, struct vm *vm, Process *ret_process)
+static int libvirt_place(struct context *ctx, struct vm *vm, const CustodyPut *start,
+			 Process *ret_process)
 {
 	return 0;
 }

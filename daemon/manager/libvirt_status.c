@@ -324,6 +324,16 @@ int libvirt_status_check(const struct libvirt_status *s, struct findings *f)
 
 /* ---- making it another process's ---- */
 
+static int set_content(xmlDoc *doc, xmlNode *node, const char *text)
+{
+	_cleanup_xml_ xmlChar *escaped = xmlEncodeSpecialChars(doc, (const xmlChar *)text);
+
+	if (!escaped)
+		return -ENOMEM;
+	xmlNodeSetContent(node, escaped);
+	return 0;
+}
+
 static int set_number(xmlNode *n, const char *name, int value)
 {
 	char text[16];
@@ -370,15 +380,11 @@ int libvirt_status_move(struct libvirt_status *s, pid_t pid, const struct libvir
 		if (!find_vcpu(vcpus, n_vcpus, s->vcpus[i].id))
 			return error_set(err, -EINVAL, "the target has no vCPU %u", s->vcpus[i].id);
 	if (emulator && at) {
-		_cleanup_xml_ xmlChar *escaped =
-			xmlEncodeSpecialChars(s->doc, (const xmlChar *)emulator);
-
 		copy = strdup(emulator);
-		if (!escaped || !copy) {
+		if (!copy || set_content(s->doc, at, emulator) < 0) {
 			free(copy);
 			return -ENOMEM;
 		}
-		xmlNodeSetContent(at, escaped);
 		free(s->emulator);
 		s->emulator = copy;
 	}
@@ -403,11 +409,11 @@ int libvirt_status_move(struct libvirt_status *s, pid_t pid, const struct libvir
 	return 0;
 }
 
-int libvirt_status_format(const struct libvirt_status *s, char **ret_text, size_t *ret_len)
+static int format(xmlDoc *doc, int options, char **ret_text, size_t *ret_len)
 {
 	xmlBuffer *buffer = xmlBufferCreate();
-	xmlSaveCtxt *save = buffer ? xmlSaveToBuffer(buffer, "UTF-8", XML_SAVE_NO_DECL) : NULL;
-	bool failed = !save || xmlSaveDoc(save, s->doc) < 0;
+	xmlSaveCtxt *save = buffer ? xmlSaveToBuffer(buffer, "UTF-8", options) : NULL;
+	bool failed = !save || xmlSaveDoc(save, doc) < 0;
 
 	/* The end is written by this. */
 	if (save && xmlSaveClose(save) < 0)
@@ -417,4 +423,34 @@ int libvirt_status_format(const struct libvirt_status *s, char **ret_text, size_
 		*ret_len = strlen(*ret_text);
 	xmlBufferFree(buffer);
 	return *ret_text ? 0 : -ENOMEM;
+}
+
+int libvirt_status_format(const struct libvirt_status *s, char **ret_text, size_t *ret_len)
+{
+	return format(s->doc, XML_SAVE_NO_DECL, ret_text, ret_len);
+}
+
+/* ---- the definition ---- */
+
+static void free_doc(xmlDoc **doc)
+{
+	xmlFreeDoc(*doc);
+}
+
+int libvirt_config_set_emulator(const char *text, size_t len, const char *emulator,
+				char **ret_text, size_t *ret_len, struct error *err)
+{
+	__attribute__((cleanup(free_doc))) xmlDoc *doc =
+		len > LIBVIRT_STATUS_MAX
+			? NULL
+			: xmlReadMemory(text, (int)len, "domain.xml", NULL, PARSE_OPTIONS);
+	xmlNode *root = doc ? xmlDocGetRootElement(doc) : NULL;
+	xmlNode *at = child(child(root, "devices"), "emulator");
+
+	if (!root || xmlGetIntSubset(doc) || strcmp((const char *)root->name, "domain") || !at)
+		return error_set(err, -EINVAL,
+				 "libvirt's definition of the domain names no emulator");
+	if (set_content(doc, at, emulator) < 0)
+		return -ENOMEM;
+	return format(doc, XML_SAVE_NO_DECL, ret_text, ret_len);
 }

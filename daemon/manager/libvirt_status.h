@@ -52,4 +52,11 @@ int libvirt_status_move(struct libvirt_status *s, pid_t pid, const struct libvir
 /* As it is written to the file; *ret_text is the caller's. */
 int libvirt_status_format(const struct libvirt_status *s, char **ret_text, size_t *ret_len);
 
+/*
+ * The definition of a domain with another emulator. -EINVAL: it is none, or has no
+ * emulator to be replaced. *ret_text is the caller's.
+ */
+int libvirt_config_set_emulator(const char *text, size_t len, const char *emulator,
+				char **ret_text, size_t *ret_len, struct error *err);
+
 #endif

@@ -13,9 +13,10 @@ struct manager_driver {
 	/*
 	 * COMMIT is in the journal, the worker has not been told yet: the guest
 	 * stands still, both processes exist. Must not wait for anybody. Called
-	 * again when a restarted daemon finds the COMMIT.
+	 * again when a restarted daemon finds the COMMIT. @target: as custody has it.
 	 */
-	void (*commit)(struct context *ctx, struct vm *vm, pid_t source, pid_t target);
+	void (*commit)(struct context *ctx, struct vm *vm, const CustodyPut *target,
+		       pid_t source);
 	/*
 	 * The target runs, the source stands still. 0: it may be ended; 1: not yet,
 	 * upgrade_may_finish() says when.
@@ -26,9 +27,11 @@ struct manager_driver {
 	/*
 	 * Both VMMs are dead. 0: another may be started, in the cgroups and in the
 	 * place of *ret_process (pid 0: of nobody). -EAGAIN: not yet. May be called
-	 * again and again; @ret_process is then what commit() gets as the source.
+	 * again and again; @ret_process is then what commit() gets as the source. @start:
+	 * how the target was started, as custody has it. Other errors: none may be.
 	 */
-	int (*place)(struct context *ctx, struct vm *vm, Process *ret_process);
+	int (*place)(struct context *ctx, struct vm *vm, const CustodyPut *start,
+		     Process *ret_process);
 	/* The process ended, by no upgrade. */
 	void (*gone)(struct context *ctx, struct vm *vm);
 };

@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The manager driver for processes that nobody manages: started by hand or by
- * a script, made known with `adopt`. There is nobody to tell, so it does
- * nothing and owns nothing. Also where a driver is found by its name.
+ * The manager driver for processes that we know nothing of but what is to be seen:
+ * started by hand, by a script, or as a systemd unit of somebody else's, made known with
+ * `adopt` or by themselves. Only of such a unit systemd is told that it has another main
+ * process. Owns nothing. Also where a driver is found by its name.
  */
 #include "libvirt.h"
+#include "log.h"
 #include "manager.h"
+#include "notify.h"
 
 #include <string.h>
 
@@ -14,8 +17,22 @@ static int none_begin(struct context *ctx, struct vm *vm, struct error *err)
 	return 0;
 }
 
-static void none_commit(struct context *ctx, struct vm *vm, pid_t source, pid_t target)
+/* Whose main process it is, the worker has found out: worker/unit.c. */
+static void none_commit(struct context *ctx, struct vm *vm, const CustodyPut *target,
+			pid_t source)
 {
+	const char *unit = target->plan ? target->plan->unit : "";
+	char state[32];
+	int r;
+
+	if (!*unit)
+		return;
+	snprintf(state, sizeof(state), "MAINPID=%d", target->target->pid);
+	r = notify_as(source, state);
+	if (r < 0)
+		log_vm(LOG_CRIT, vm->pb->name, 0,
+		       "systemd was not told that process %d is the main one of %s now: %s",
+		       target->target->pid, unit, strerror(-r));
 }
 
 static int none_finish(struct context *ctx, struct vm *vm)
@@ -31,9 +48,11 @@ static void none_gone(struct context *ctx, struct vm *vm)
 {
 }
 
-static int none_place(struct context *ctx, struct vm *vm, Process *ret_process)
+/* Where systemd boots it anew by itself, the two would meet on the same disks. */
+static int none_place(struct context *ctx, struct vm *vm, const CustodyPut *start,
+		      Process *ret_process)
 {
-	return 0;
+	return start && start->plan && start->plan->unit_restarts ? -ENOENT : 0;
 }
 
 const struct manager_driver manager_none = {

@@ -442,7 +442,7 @@ static void release(struct context *ctx, const char *name)
 }
 
 /* The launcher that waits; -EAGAIN: none does. */
-static int systemd_place(struct context *ctx, struct vm *vm, Process *ret_process)
+static int find_launcher(struct context *ctx, struct vm *vm, Process *ret_process)
 {
 	_cleanup_free_ char *path = NULL;
 	_cleanup_fclose_ FILE *f = NULL;
@@ -471,7 +471,7 @@ static void end_launcher(struct context *ctx, struct vm *vm)
 	Process launcher = UPGRADED__V1__PROCESS__INIT;
 	_cleanup_close_ int pidfd = -EBADF;
 
-	if (systemd_place(ctx, vm, &launcher) < 0 || launcher.pid == vm->pb->process->pid ||
+	if (find_launcher(ctx, vm, &launcher) < 0 || launcher.pid == vm->pb->process->pid ||
 	    process_open(launcher.pid, launcher.start_time, &pidfd) < 0)
 		return;
 	(void)pidfd_send_signal(pidfd, SIGKILL, NULL, 0);
@@ -514,17 +514,24 @@ static int systemd_begin(struct context *ctx, struct vm *vm, struct error *err)
 	return r;
 }
 
-static void systemd_commit(struct context *ctx, struct vm *vm, pid_t source, pid_t target)
+static int systemd_place(struct context *ctx, struct vm *vm, const CustodyPut *start,
+			 Process *ret_process)
+{
+	return find_launcher(ctx, vm, ret_process);
+}
+
+static void systemd_commit(struct context *ctx, struct vm *vm, const CustodyPut *target,
+			   pid_t source)
 {
 	char state[32];
 	int r;
 
-	snprintf(state, sizeof(state), "MAINPID=%d", (int)target);
+	snprintf(state, sizeof(state), "MAINPID=%d", target->target->pid);
 	r = notify_as(source, state);
 	if (r < 0)
 		log_vm(LOG_CRIT, vm->pb->name, 0,
 		       "systemd was not told that process %d is the main one of %s now: %s",
-		       (int)target, vm->pb->unit, strerror(-r));
+		       target->target->pid, vm->pb->unit, strerror(-r));
 }
 
 /* Restart=on-failure may bring it back, as another process. */

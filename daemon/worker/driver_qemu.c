@@ -103,11 +103,16 @@ static struct gmem *gmem_of(struct qemu *q)
 	return q->source ? &q->source->gmem : &q->gmem;
 }
 
+static bool is_libvirts(const struct upgrade *u)
+{
+	return !strcmp(u->start->vm->manager, "libvirt");
+}
+
 static int connect_source(struct upgrade *u, struct qemu *q, struct error *err)
 {
 	if (q->source_qmp)
 		return 0;
-	if (!strcmp(u->start->vm->manager, "libvirt"))
+	if (is_libvirts(u))
 		return libvirt_connect(u->start->vm->unit, "the source", &u->wait, &q->source_qmp,
 				       err);
 	return qmp_connect(u->start->vm->qmp, "the source", &u->wait, &q->source_qmp, err);
@@ -177,6 +182,8 @@ static int examine(struct upgrade *u, struct error *err)
 	if (r < 0)
 		return r;
 	r = source_check(q->source, q->source_qmp, &u->findings, err);
+	if (r >= 0 && is_libvirts(u))
+		r = libvirt_check(u->start->vm, &u->findings);
 	if (r < 0)
 		return r;
 	u->wait.what = "the target's binary to say what it can do";
@@ -452,6 +459,9 @@ static int verify(struct upgrade *u, struct error *err)
 	/* Without a source there is nothing to compare with; loading the state says the same. */
 	if (q->source_qmp) {
 		r = compare_machines(q->source_qmp, q->target_qmp, &u->findings, err);
+		/* What libvirt has begun since it was examined. */
+		if (r >= 0 && is_libvirts(u))
+			r = libvirt_check(u->start->vm, &u->findings);
 		if (r < 0)
 			return r;
 	}
@@ -707,7 +717,7 @@ static int finish(struct upgrade *u, struct error *err)
 	if (q->source_qmp)
 		u->stopped_at_us = event_time(u, q->source_qmp, "STOP") ?: u->stopped_at_us;
 	qmp_freep(&q->source_qmp);
-	if (!strcmp(u->start->vm->manager, "libvirt")) {
+	if (is_libvirts(u)) {
 		r = libvirt_part(u, q->target_qmp, err);
 		if (r < 0)
 			return r;

@@ -9,6 +9,7 @@
 #include "cleanup.h"
 #include "json.h"
 #include "link.h"
+#include "manager/libvirt_files.h"
 #include "upgrade.h"
 
 #include <fcntl.h>
@@ -21,6 +22,8 @@
 #include <unistd.h>
 
 #define PROGRAM "upgraded-libvirt-monitor"
+
+#define BLOCKER UPGRADED__V1__SEVERITY__SEVERITY_BLOCKER
 
 /* Where we are installed, it is. */
 static int program_path(char path[PATH_MAX])
@@ -76,6 +79,26 @@ int libvirt_connect(const char *uuid, const char *name, struct waiter *w, struct
 	if (r < 0)
 		error_hint(err, "see whether libvirt's daemon is well: virsh list");
 	return r;
+}
+
+int libvirt_check(const Upgraded__V1__Vm *vm, struct findings *f)
+{
+	__attribute__((cleanup(libvirt_status_freep))) struct libvirt_status *s = NULL;
+	_cleanup_error_ struct error err = ERROR_INIT;
+	int r;
+
+	r = libvirt_files_read(vm->name, &s, &err);
+	if (r == -ENOMEM)
+		return r;
+	if (r < 0)
+		return findings_add(f, BLOCKER, "libvirt.status", vm->name, "virsh list --all",
+				    "what libvirt knows of %s cannot be read: %s", vm->name,
+				    err.text ?: strerror(-r));
+	if (s->pid != vm->process->pid)
+		return findings_add(f, BLOCKER, "libvirt.process", vm->name, "virsh list --all",
+				    "libvirt has %s in process %d, not in %d", vm->name,
+				    (int)s->pid, vm->process->pid);
+	return libvirt_status_check(s, f);
 }
 
 static int read_vcpus(struct qmp *target, Upgraded__V1__FinishRequest__Vcpu **ret, size_t *ret_n,

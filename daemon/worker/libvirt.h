@@ -3,11 +3,18 @@
 #ifndef UPGRADED_WORKER_LIBVIRT_H
 #define UPGRADED_WORKER_LIBVIRT_H
 
+#include "findings.h"
 #include "qmp.h"
 
 /* As qmp_connect(), of the domain @uuid, through libvirt. */
 int libvirt_connect(const char *uuid, const char *name, struct waiter *w, struct qmp **ret_qmp,
 		    struct error *err);
+
+/*
+ * What keeps the domain from being upgraded behind libvirt's back, as blockers: those of
+ * libvirt_status_check(), libvirt.status, libvirt.process. 0 or -ENOMEM.
+ */
+int libvirt_check(const Upgraded__V1__Vm *vm, struct findings *findings);
 
 struct upgrade;
 

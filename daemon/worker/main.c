@@ -190,6 +190,7 @@ int main(int argc, char **argv)
 	u.driver->free(&u);
 	findings_clear(&u.findings);
 	free(u.target_version);
+	free(u.unit);
 	closep(&u.source_pidfd);
 	closep(&u.target_pidfd);
 	closep(&u.source_exe);

@@ -20,6 +20,9 @@
 #include "hold.h"
 #include "link.h"
 #include "standstill.h"
+#include "unit.h"
+
+#include <string.h>
 
 /* A guest must not stand still for long because somebody hangs. */
 #define DEFAULT_BLACKOUT_LIMIT_US (10 * 1000000ULL)
@@ -124,6 +127,13 @@ static int examine(struct upgrade *u, struct error *err)
 	r = u->driver->examine(u, err);
 	if (r < 0)
 		u->driver->explain(u, err);
+	if (r < 0 || strcmp(u->start->vm->manager, "none"))
+		return r;
+	r = unit_examine(u, err);
+	if (r >= 0 && u->unit && u->plan) {
+		u->plan->unit = u->unit;
+		u->plan->unit_restarts = u->unit_restarts;
+	}
 	return r;
 }
 
@@ -197,6 +207,9 @@ static int switch_over(struct upgrade *u, struct error *err)
 	int r;
 
 	limit_phase(u);
+	r = unit_prepare(u, err);
+	if (r < 0)
+		return r;
 	r = d->prepare(u, err);
 	if (r < 0)
 		return r;

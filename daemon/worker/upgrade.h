@@ -33,6 +33,8 @@ struct upgrade {
 	Upgraded__V1__FileDigest read[2]; /* of those what the daemon did not know */
 	size_t n_read;
 	Upgraded__V1__TargetPlan *plan; /* owned by the driver; NULL before PREPARE */
+	char *unit;             /* of systemd's, whose main process the source is; NULL: none */
+	bool unit_restarts;     /* it would start another VMM when both have ended */
 	struct inherited inherited; /* what a worker before this one put into custody */
 	int state;              /* the device state: see device_state.c; -EBADF: none */
 

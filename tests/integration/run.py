@@ -25,7 +25,7 @@ import common
 from host import tell
 
 # In this order: the first finds upgraded as systemd started it, the next four share a guest.
-MODULES = ["activation", "series", "rollback", "custody", "wrong_target", "across_versions", "foreign"]
+MODULES = ["activation", "series", "rollback", "custody", "wrong_target", "across_versions", "foreign", "systemd"]
 RESULTS = HERE.parent.parent / "build/test-results"
 TEST_SECONDS = 480  # unless the test has an attribute seconds
 UNFINISHED = "the test was running when everything ended"
@@ -98,10 +98,12 @@ class Results(unittest.TestResult):
         tell(f"skip  {self.name(test)}: {reason}")
 
 
-def tests(modules, patterns):
+def tests(modules, patterns, short):
     for module in modules:
         suite = unittest.defaultTestLoader.loadTestsFromModule(importlib.import_module(f"test_{module}"))
         for case in suite:
+            if short and any(getattr(test, "long", False) for test in case):
+                continue
             # Tests stand in the file in the order in which they run.
             for test in sorted(case, key=lambda t: getattr(t, t._testMethodName).__code__.co_firstlineno):
                 if not patterns or any(p in Results.name(test) for p in patterns):
@@ -117,7 +119,7 @@ def main(options):
     results, begin = Results(RESULTS / f"{options.results}.json", options.resume), time.monotonic()
     results.write()
     try:
-        chosen = list(tests([options.module] if options.module else MODULES, options.pattern))
+        chosen = list(tests([options.module] if options.module else MODULES, options.pattern, options.short))
         if not chosen:
             tell("no test has such a name: " + " ".join(options.pattern))
         for test in chosen:
@@ -135,5 +137,6 @@ if __name__ == "__main__":
     parser.add_argument("--module")
     parser.add_argument("--results", default="integration")
     parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--short", action="store_true", help="without the classes that say long = True")
     parser.add_argument("pattern", nargs="*")
     sys.exit(main(parser.parse_args()))

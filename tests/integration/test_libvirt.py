@@ -1,12 +1,22 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Domains of an unpatched libvirt, upgraded in place; tests/libvirt/run brings a root file system that has libvirt."""
 
+import json
+import os
 import pathlib
+import shutil
+import signal
 import subprocess
+import threading
 
-from common import NEW, Case, alive, kept, sh
-from domain import Domain, virsh
+from common import NEW, Attempt, Case, alive, ctl, kept, saw, sh
+from domain import Domain, Small, virsh
 from host import REFUSED, wait_until
+from test_rollback import target_gets
+
+ROUNDS = int(os.environ.get("UPGRADED_LIBVIRT_ROUNDS", "10"))
+DOMAINS = int(os.environ.get("UPGRADED_LIBVIRT_DOMAINS", "20"))
+TABLE = pathlib.Path("/mnt/share/build/test-results/libvirt-commands.json")
 
 
 def libvirt():
@@ -55,6 +65,49 @@ class Libvirt(Case):
         self.assertEqual(guest.state(), "running (unpaused)")
         self.assertEqual(guest.fresh_report(30)["errors"], 0)
 
+    def test_a_failed_upgrade_leaves_it_as_it_was(self):
+        guest = self.guest()
+        for phase in ("prepare", "freeze", "load"):
+            with self.subTest(phase):
+                source = self.begin(guest)
+                attempt = Attempt(guest, NEW, "--max-blackout", "8000", on={phase: target_gets(signal.SIGKILL)})
+                self.rolled_back(guest, attempt, source, f"target killed at {phase}")
+                self.assertEqual(guest.state().split()[0], "running")
+                self.assertIn("VM status: running", virsh("qemu-monitor-command", guest.name, "--hmp", "info status"))
+
+    def test_a_job_of_libvirts_is_in_the_way(self):
+        guest = self.guest()
+        source = self.begin(guest)
+        copy = guest.dir / "copy.qcow2"
+        virsh("blockcopy", guest.name, "vda", "--dest", copy, "--format", "qcow2", "--transient-job")
+        try:
+            status, answer = ctl("check", guest.name)
+            found = {f["code"] for f in answer[-1]["findings"] if f["severity"] == "blocker"}
+            self.assertEqual(status, REFUSED, answer)
+            self.assertIn("libvirt.block-job", found)
+            status, report = guest.upgrade(NEW)
+            self.assertEqual(status, REFUSED, report)
+        finally:
+            virsh("blockjob", guest.name, "vda", "--abort")
+        self.assertEqual(guest.pid(), source)
+        self.healthy(guest, f"refused by {' '.join(sorted(found))}")
+        wait_until(lambda: ctl("check", guest.name)[0] == 0, 30, "nothing is in the way any more")
+
+    def test_the_emulator_stays_unless_asked(self):
+        guest = self.guest()
+        before = guest.emulators()
+        self.upgraded(guest)
+        self.assertEqual(guest.emulators(), before)
+        other = pathlib.Path("/var/tmp/qemu-other")
+        other.unlink(missing_ok=True)
+        other.symlink_to(NEW)
+        status, report = guest.upgrade(other, "--set-emulator")
+        self.assertEqual(status, 0, report)
+        self.assertEqual(guest.emulators(), (str(other), str(other)))
+        status, report = guest.upgrade(before[0], "--set-emulator")
+        self.assertEqual((status, guest.emulators()), (0, before), report)
+        other.unlink()
+
     def test_a_wrong_target_is_refused(self):
         guest = self.guest()
         source = self.begin(guest)
@@ -70,3 +123,123 @@ class Libvirt(Case):
         virsh("destroy", guest.name)
         wait_until(lambda: not alive(pid), 20, "the target ends with its domain")
         self.assertNotIn(guest.name, sh("upgradectl", "list").stdout)
+
+
+class Recorder:
+    """What a client of libvirt's hears, from one connection to the next."""
+
+    def __init__(self):
+        self.lines, self.ending = [], False
+        self.thread = threading.Thread(target=self.run, daemon=True)
+
+    def run(self):
+        while not self.ending:
+            self.process = subprocess.Popen(["virsh", "event", "--all", "--loop"], stdout=subprocess.PIPE,
+                                            stderr=subprocess.STDOUT, text=True)
+            for line in self.process.stdout:
+                self.lines.append(line.strip())
+            self.process.wait()
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.ending = True
+        self.process.terminate()
+        self.thread.join(10)
+
+
+class Commands(Case):
+    """What virsh says of a domain, before an upgrade and after it."""
+
+    long, seconds = True, 1800
+
+    def ask(self, guest):
+        def said(*words):
+            r = sh("virsh", "-q", *words)
+            return [r.returncode, (r.stdout + r.stderr).strip()]
+
+        extra = guest.dir / "extra.qcow2"
+        if not extra.exists():
+            subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", extra, "8M"], check=True)
+        n, table = guest.name, {}
+        for words in (["domstate", n], ["dominfo", n], ["vcpucount", n], ["vcpupin", n], ["emulatorpin", n], ["domblklist", n],
+                      ["domiflist", n], ["domdisplay", n], ["dumpxml", n], ["dumpxml", n, "--inactive"], ["domjobinfo", n],
+                      ["qemu-monitor-command", n, '{"execute":"query-status"}'], ["qemu-agent-command", n, '{"execute":"guest-ping"}'],
+                      ["suspend", n], ["domstate", n, "--reason"], ["resume", n], ["domstate", n, "--reason"],
+                      ["setmem", n, "300M", "--live"], ["setmem", n, f"{guest.memory}M", "--live"], ["setvcpus", n, "1", "--live"],
+                      ["attach-disk", n, str(extra), "sda", "--targetbus", "usb", "--subdriver", "qcow2"],
+                      ["domblklist", n], ["detach-disk", n, "sda"], ["domblklist", n], ["schedinfo", n], ["domtime", n],
+                      ["migrate", n, "qemu:///system", "--live"], ["shutdown", n, "--mode", "acpi"], ["reboot", n, "--mode", "acpi"]):
+            key, again = " ".join(words), 1
+            while key in table:
+                again += 1
+                key = f"{' '.join(words)} #{again}"
+            table[key] = said(*words)
+        # Of what counts up, what is there.
+        stats = [line.strip().split("=")[0] for line in said("domstats", n)[1].splitlines()[1:]]
+        table[f"domstats {n}"] = [0, "\n".join(sorted(stats))]
+        info = [line.split(":")[0] for line in said("vcpuinfo", n)[1].splitlines()]
+        table[f"vcpuinfo {n}"] = [0, "\n".join(info)]
+        for key, (_, text) in table.items():
+            table[key][1] = "\n".join(line for line in text.splitlines() if not line.startswith("CPU time"))
+        return table
+
+    def test_ten_upgrades_change_nothing_that_virsh_says(self):
+        libvirt()
+        guest = kept("domain", lambda: Domain("web").start(NEW))
+        before = self.ask(guest)
+        gaps = []
+        with Recorder() as recorder:
+            for n in range(ROUNDS):
+                source = self.begin(guest)
+                if n % 2:
+                    attempt = Attempt(guest, NEW, "--max-blackout", "8000", on={"freeze": target_gets(signal.SIGKILL)})
+                    self.rolled_back(guest, attempt, source, f"round {n}")
+                    source = self.begin(guest)
+                status, report = guest.upgrade(NEW)
+                self.committed(guest, status, report, source)
+                gaps.append(self.healthy(guest))
+                after = self.ask(guest)
+                TABLE.write_text(json.dumps([{"command": c, "before": before[c], "after": after[c]} for c in before], indent=1))
+                self.assertEqual(after, before, f"round {n}")
+                self.assertIn(guest.name, sh("machinectl", "list", "--no-pager").stdout)
+        bad = [line for line in recorder.lines if any(word in line for word in ("Stopped", "Crashed", "Shutdown", "Undefined"))]
+        self.assertEqual(bad, [])
+        works = sum(status == 0 for status, _ in before.values())
+        saw(f"{ROUNDS} upgrades, {ROUNDS // 2} rollbacks, {len(before)} commands as before ({works} of them work); the guest "
+            f"stood still for {max(gaps):.0f} ms at most; {len(recorder.lines)} events, none of an end")
+
+
+class Fleet(Case):
+    long, seconds = True, 1800
+
+    def test_twenty_domains_in_one_go(self):
+        libvirt()
+        program = pathlib.Path("/opt/qemu-11.1/usr/bin/fleet-qemu")
+        shutil.copy(os.path.realpath(NEW), program)
+        # One of them has memory of its own, and cannot be upgraded.
+        domains = [Small(f"small{i:02}", private=i == DOMAINS - 1) for i in range(DOMAINS)]
+        try:
+            for domain in domains:
+                domain.start(program)
+            pids = {d.name: d.pid() for d in domains}
+            scopes = {d.name: d.scope() for d in domains}
+            shutil.copy(os.path.realpath(NEW), f"{program}.new")
+            os.rename(f"{program}.new", program)
+            virsh("suspend", domains[3].name)  # what libvirt calls paused is upgraded, and stays paused
+            status, answer = ctl("upgrade", "--all-outdated", "small*", "--max-parallel", "4")
+            fleet = answer[-1]["fleet"]
+            results = {vm["vm"]: vm["result"] for vm in fleet["vms"]}
+            self.assertEqual(results, {d.name: "refused" if d.private else "committed" for d in domains}, json.dumps(fleet))
+            self.assertEqual(status, 9 if any(d.private for d in domains) else 0)
+            for d in domains:
+                self.assertEqual(virsh("domstate", d.name), "paused" if d is domains[3] else "running")
+                self.assertEqual(d.scope(), scopes[d.name])
+                self.assertEqual(d.pid() == pids[d.name], d.private)
+            saw(f"{len(domains)} domains: {fleet['counts']}")
+        finally:
+            for domain in domains:
+                domain.stop()
+            program.unlink()

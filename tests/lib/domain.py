@@ -6,6 +6,7 @@ import os
 import pathlib
 import shutil
 import subprocess
+from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
 from host import TOOLS, Guest
@@ -119,3 +120,39 @@ class Domain(Guest):
 
     def state(self):
         return virsh("domstate", self.name, "--reason")
+
+    def emulators(self):
+        """Of the domain that runs, and of its definition."""
+        return tuple(ElementTree.fromstring(virsh("dumpxml", self.name, *words)).findtext("devices/emulator")
+                     for words in ((), ("--inactive",)))
+
+
+class Small:
+    """A domain that costs next to nothing: firmware that finds nothing to boot."""
+
+    def __init__(self, name, private=False):
+        self.name, self.private = name, private
+        self.file = pathlib.Path(f"/var/tmp/{name}.xml")
+
+    def start(self, binary):
+        shared = "" if self.private else "<memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>"
+        self.file.write_text(f"""<domain type='kvm' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
+  <name>{self.name}</name><memory unit='MiB'>32</memory><vcpu>1</vcpu>{shared}
+  <os><type arch='x86_64' machine='q35'>hvm</type></os>
+  <cpu mode='host-passthrough' check='none'/>
+  <devices><emulator>{binary}</emulator><memballoon model='virtio'/></devices>
+  <qemu:commandline><qemu:arg value='-machine'/><qemu:arg value='aux-ram-share=on'/></qemu:commandline>
+</domain>
+""")
+        virsh("create", self.file, timeout=300)
+        return self
+
+    def pid(self):
+        return int(pathlib.Path(f"/run/libvirt/qemu/{self.name}.pid").read_text())
+
+    def scope(self):
+        return pathlib.Path(f"/proc/{self.pid()}/cgroup").read_text()
+
+    def stop(self):
+        virsh("destroy", self.name, check=False)
+        self.file.unlink(missing_ok=True)

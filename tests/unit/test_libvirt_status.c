@@ -189,6 +189,42 @@ static void what_is_no_status_is_refused(void **state)
 	assert_null(s);
 }
 
+#define DEFINITION(emulator) \
+	"<!--\nWARNING: THIS IS AN AUTO-GENERATED FILE.\n-->\n<domain type=\"kvm\">\n" \
+	"  <name>web</name>\n  <devices>\n    " emulator "\n    <disk/>\n  </devices>\n</domain>\n"
+
+static void a_definition_gets_another_emulator(void **state)
+{
+	static const char before[] = DEFINITION("<emulator>/usr/bin/old</emulator>");
+	_cleanup_error_ struct error err = ERROR_INIT;
+	char *text = NULL;
+	size_t len;
+
+	assert_int_equal(libvirt_config_set_emulator(before, strlen(before), "/opt/a&b", &text, &len,
+						     &err),
+			 0);
+	assert_string_equal(text, DEFINITION("<emulator>/opt/a&amp;b</emulator>"));
+	free(text);
+}
+
+static void what_is_no_definition_is_left_alone(void **state)
+{
+	static const char *const wrong[] = { "", "<domain>", "<domstatus><devices><emulator/></devices></domstatus>",
+					     "<domain><emulator>/x</emulator></domain>",
+					     "<!DOCTYPE domain><domain><devices><emulator/></devices></domain>" };
+
+	for (size_t i = 0; i < ARRAY_SIZE(wrong); i++) {
+		_cleanup_error_ struct error err = ERROR_INIT;
+		char *text = NULL;
+		size_t len;
+
+		assert_int_equal(libvirt_config_set_emulator(wrong[i], strlen(wrong[i]), "/new", &text,
+							     &len, &err),
+				 -EINVAL);
+		assert_null(text);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -199,6 +235,8 @@ int main(void)
 		cmocka_unit_test(other_vcpus_are_refused),
 		cmocka_unit_test(what_is_in_the_way_is_named),
 		cmocka_unit_test(what_is_no_status_is_refused),
+		cmocka_unit_test(a_definition_gets_another_emulator),
+		cmocka_unit_test(what_is_no_definition_is_left_alone),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -34,6 +34,7 @@ struct context {
 	struct upgrade *upgrades; /* waiting and under way, oldest first */
 	struct check *checks;	  /* likewise */
 	struct systemd *systemd;  /* manager/systemd.c */
+	struct polkit *polkit;	  /* requests that polkit is asked about */
 	struct native *native;	  /* VMMs on vmm.sock */
 	struct digests digests;
 	struct libvirt *libvirt;  /* manager/libvirt.c */

@@ -72,6 +72,7 @@ struct listener {
 struct server {
 	sd_event *event;
 	server_request_fn fn;
+	server_denied_fn denied;
 	server_closed_fn closed;
 	void *userdata;
 	struct listener *listeners;
@@ -223,6 +224,25 @@ static void client_hello(struct client *c, const struct requester *from, const E
 	client_send(c, &answer);
 }
 
+static void grant(struct server *s, const struct requester *from, enum server_socket socket,
+		  const Envelope *env)
+{
+	audit_request(&from->peer, env, NULL);
+	s->fn(from, socket, env, s->userdata);
+}
+
+void server_grant(struct server *s, const struct requester *from, const Envelope *request)
+{
+	grant(s, from, SOCKET_CONTROL, request);
+}
+
+void server_deny(struct server *s, const struct requester *from, const Envelope *request,
+		 const struct error *err)
+{
+	audit_request(&from->peer, request, err);
+	server_reply_error(s, from, ERROR_CODE(DENIED), err);
+}
+
 static void client_request(struct client *c, const Envelope *env, size_t n_fds)
 {
 	struct requester from = { c->number, env->id, c->peer };
@@ -238,12 +258,11 @@ static void client_request(struct client *c, const Envelope *env, size_t n_fds)
 	} else if (env->id == 0) {
 		error_set(&err, -EPROTO, "a request has an id, which is not 0");
 		server_reject(c->server, &from, ERROR_CODE(PROTOCOL), &err);
-	} else if (access_check(&c->peer, env, &err) < 0) {
-		audit_request(&c->peer, env, &err);
-		server_reply_error(c->server, &from, ERROR_CODE(DENIED), &err);
-	} else {
-		audit_request(&c->peer, env, NULL);
-		c->server->fn(&from, c->socket, env, c->server->userdata);
+	} else if (access_check(&c->peer, env, &err) >= 0) {
+		grant(c->server, &from, c->socket, env);
+	} else if (c->socket != SOCKET_CONTROL || !c->server->denied ||
+		   !c->server->denied(&from, env, &err, c->server->userdata)) {
+		server_deny(c->server, &from, env, &err);
 	}
 }
 
@@ -359,8 +378,9 @@ static int on_listener(sd_event_source *source, int fd, uint32_t revents, void *
 	return 0;
 }
 
-int server_new(sd_event *event, server_request_fn fn, server_closed_fn closed, void *userdata,
-	       struct server **ret_server, struct error *err)
+int server_new(sd_event *event, server_request_fn fn, server_denied_fn denied,
+	       server_closed_fn closed, void *userdata, struct server **ret_server,
+	       struct error *err)
 {
 	struct server *s = calloc(1, sizeof(*s));
 
@@ -368,6 +388,7 @@ int server_new(sd_event *event, server_request_fn fn, server_closed_fn closed, v
 		return error_set(err, -ENOMEM, "out of memory");
 	s->event = event;
 	s->fn = fn;
+	s->denied = denied;
 	s->closed = closed;
 	s->userdata = userdata;
 	*ret_server = s;

@@ -28,11 +28,24 @@ struct requester {
 typedef void (*server_request_fn)(const struct requester *from, enum server_socket socket,
 				  const Envelope *request, void *userdata);
 
+/*
+ * Who may not ask for it by the rule of access.c. True: somebody else decides, later. May
+ * be NULL: nobody does.
+ */
+typedef bool (*server_denied_fn)(const struct requester *from, const Envelope *request,
+				 const struct error *denied, void *userdata);
+
 /* The connection @client, which had said Hello, has ended. */
 typedef void (*server_closed_fn)(uint64_t client, void *userdata);
 
-int server_new(sd_event *event, server_request_fn fn, server_closed_fn closed, void *userdata,
-	       struct server **ret_server, struct error *err);
+int server_new(sd_event *event, server_request_fn fn, server_denied_fn denied,
+	       server_closed_fn closed, void *userdata, struct server **ret_server,
+	       struct error *err);
+
+/* What becomes of a request on control.sock for which server_denied_fn returned true. */
+void server_grant(struct server *s, const struct requester *from, const Envelope *request);
+void server_deny(struct server *s, const struct requester *from, const Envelope *request,
+		 const struct error *err);
 
 /* Takes a listening socket. */
 int server_listen(struct server *s, int fd, enum server_socket socket, struct error *err);

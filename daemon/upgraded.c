@@ -21,6 +21,7 @@
 #include "manager/libvirt.h"
 #include "manager/systemd.h"
 #include "native.h"
+#include "polkit.h"
 #include "recover.h"
 #include "registry.h"
 #include "schedule.h"
@@ -279,6 +280,12 @@ static void raise_fd_limit(void)
 	(void)setrlimit(RLIMIT_NOFILE, &limit);
 }
 
+static void on_client_closed(uint64_t client, void *userdata)
+{
+	polkit_closed(userdata, client);
+	native_closed(client, userdata);
+}
+
 static int open_all(struct context *ctx, struct error *err)
 {
 	_cleanup_free_ char *vms = NULL;
@@ -310,9 +317,11 @@ static int open_all(struct context *ctx, struct error *err)
 		r = error_set(err, -ENOMEM, "out of memory");
 	if (r >= 0)
 		r = native_new(&ctx->native, err);
+	if (r >= 0 && polkit_new(&ctx->polkit) < 0)
+		r = error_set(err, -ENOMEM, "out of memory");
 	if (r >= 0)
-		r = server_new(ctx->event, control_request, native_closed, ctx, &ctx->server,
-			       err);
+		r = server_new(ctx->event, control_request, polkit_ask, on_client_closed, ctx,
+			       &ctx->server, err);
 	return r;
 }
 
@@ -363,6 +372,7 @@ static void context_clear(struct context *ctx)
 	check_free_all(ctx);
 	systemd_freep(&ctx->systemd);
 	server_freep(&ctx->server);
+	polkit_freep(&ctx->polkit);
 	native_freep(&ctx->native);
 	libvirt_freep(&ctx->libvirt);
 	registry_freep(&ctx->registry);

@@ -9,11 +9,14 @@ import signal
 import subprocess
 import threading
 
-from common import NEW, Attempt, Case, alive, ctl, kept, saw, sh
+from common import (FAULTS_SEEN, NEW, Attempt, Case, alive, ctl, daemon_pid, fault, kept, saw, sh, stop_shared, take_faults,
+                    targets)
 from domain import Domain, Small, virsh
 from host import REFUSED, wait_until
+from test_custody import settled
 from test_rollback import target_gets
 
+DENIED, NO_SUCH_VM = 7, 5
 ROUNDS = int(os.environ.get("UPGRADED_LIBVIRT_ROUNDS", "10"))
 DOMAINS = int(os.environ.get("UPGRADED_LIBVIRT_DOMAINS", "20"))
 TABLE = pathlib.Path("/mnt/share/build/test-results/libvirt-commands.json")
@@ -125,6 +128,36 @@ class Libvirt(Case):
         self.assertNotIn(guest.name, sh("upgradectl", "list").stdout)
 
 
+class Access(Case):
+    """Beside libvirt there is a polkit; a member of the group is denied some, and polkit is asked then."""
+
+    RULE = pathlib.Path("/etc/polkit-1/rules.d/10-upgraded-test.rules")
+
+    def forget(self, name):
+        r = sh("runuser", "-u", "op", "--", "upgradectl", "forget", name)
+        return r.returncode, r.stderr
+
+    def test_polkit_may_allow_what_the_group_may_not(self):
+        sh("useradd", "--groups", "upgraded", "op", check=True)
+        self.assertEqual(sh("runuser", "-u", "op", "--", "upgradectl", "list").returncode, 0)
+        status, said = self.forget("absent")
+        self.assertEqual(status, DENIED, said)
+        self.assertIn("polkit does not allow it either", " ".join(said.split()))
+        self.RULE.write_text("""polkit.addRule(function(action, subject) {
+            if (action.id == "org.upgraded.manage" && subject.user == "op")
+                return polkit.Result.YES;
+        });\n""")
+        # Allowed: now it is the name that is wrong.
+        wait_until(lambda: self.forget("absent")[0] == NO_SUCH_VM, 20, "polkit has read the rule")
+        run = sh("runuser", "-u", "op", "--", "upgradectl", "run", "x", "--", "/bin/true")
+        self.assertEqual(run.returncode, DENIED, run.stderr)
+        lines = sh("journalctl", "-o", "json", "--no-pager", "UPGRADED_REQUEST=forget").stdout.splitlines()
+        decisions = [json.loads(line)["UPGRADED_DECISION"] for line in lines]
+        self.assertEqual((decisions[0], decisions[-1]), ("denied", "granted"))
+        saw(f"forget by a member of the group: {' '.join(decisions)}")
+        self.RULE.unlink()
+
+
 class Recorder:
     """What a client of libvirt's hears, from one connection to the next."""
 
@@ -160,16 +193,16 @@ class Commands(Case):
             r = sh("virsh", "-q", *words)
             return [r.returncode, (r.stdout + r.stderr).strip()]
 
-        extra = guest.dir / "extra.qcow2"
-        if not extra.exists():
-            subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", extra, "8M"], check=True)
+        extra = guest.dir / "extra.raw"
+        extra.touch()
+        os.truncate(extra, 8 << 20)
         n, table = guest.name, {}
         for words in (["domstate", n], ["dominfo", n], ["vcpucount", n], ["vcpupin", n], ["emulatorpin", n], ["domblklist", n],
                       ["domiflist", n], ["domdisplay", n], ["dumpxml", n], ["dumpxml", n, "--inactive"], ["domjobinfo", n],
                       ["qemu-monitor-command", n, '{"execute":"query-status"}'], ["qemu-agent-command", n, '{"execute":"guest-ping"}'],
                       ["suspend", n], ["domstate", n, "--reason"], ["resume", n], ["domstate", n, "--reason"],
                       ["setmem", n, "300M", "--live"], ["setmem", n, f"{guest.memory}M", "--live"], ["setvcpus", n, "1", "--live"],
-                      ["attach-disk", n, str(extra), "sda", "--targetbus", "usb", "--subdriver", "qcow2"],
+                      ["attach-disk", n, str(extra), "sda", "--targetbus", "usb", "--subdriver", "raw"],
                       ["domblklist", n], ["detach-disk", n, "sda"], ["domblklist", n], ["schedinfo", n], ["domtime", n],
                       ["migrate", n, "qemu:///system", "--live"], ["shutdown", n, "--mode", "acpi"], ["reboot", n, "--mode", "acpi"]):
             key, again = " ".join(words), 1
@@ -210,6 +243,74 @@ class Commands(Case):
         works = sum(status == 0 for status, _ in before.values())
         saw(f"{ROUNDS} upgrades, {ROUNDS // 2} rollbacks, {len(before)} commands as before ({works} of them work); the guest "
             f"stood still for {max(gaps):.0f} ms at most; {len(recorder.lines)} events, none of an end")
+
+
+class Kills(Case):
+    """Somebody is killed while the worker stands at a boundary: the domain goes on, and libvirt sees what is there."""
+
+    long, seconds = True, 3000
+    POINTS = ("examined", "target-started", "verified", "frozen", "held", "committed", "ran", "finished")
+
+    def kill(self, who, attempt):
+        if who == "libvirtd":
+            pid = int(pathlib.Path("/run/libvirt/qemu/driver.pid").read_text())
+        elif who == "upgraded":
+            pid = daemon_pid()
+        else:
+            new = targets() - attempt.before
+            if not new:
+                return False
+            pid, = new
+        os.kill(pid, signal.SIGKILL)
+        return True
+
+    def vmms(self, name):
+        found = []
+        for pid in os.listdir("/proc"):
+            if pid.isdigit() and alive(pid):
+                try:
+                    words = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+                except OSError:
+                    continue
+                if any(word.startswith(f"guest={name},".encode()) for word in words):
+                    found.append(int(pid))
+        return found
+
+    def cell(self, guest, point, who):
+        source = self.begin(guest)
+        fault(f"worker.{point} sleep 3000")
+        attempt = Attempt(guest, NEW, "--max-blackout", "20000")
+        wait_until(lambda: FAULTS_SEEN.exists() or attempt.report, 120, f"the worker comes to {point}")
+        hit = self.kill(who, attempt)
+        attempt.wait(200)
+        fault("")
+        report = settled(guest.name)
+        wait_until(lambda: sh("virsh", "-q", "domstate", guest.name).stdout.strip() == "running", 90, "libvirt says that it runs")
+        pid, = wait_until(lambda: len(found := self.vmms(guest.name)) == 1 and found, 20, lambda: f"one VMM: {self.vmms(guest.name)}")
+        self.assertEqual(int(pathlib.Path(f"/run/libvirt/qemu/{guest.name}.pid").read_text()), pid)
+        self.assertEqual(guest.pid(), pid)
+        self.assertEqual(pid == source, report["outcome"] != "committed", report)
+        self.assertIn("VM status: running", virsh("qemu-monitor-command", guest.name, "--hmp", "info status"))
+        gap = self.healthy(guest)
+        saw(f"{point:<14} {who:<8} {report['outcome'] if hit else 'nobody there':<11} {gap:5.0f} ms")
+
+    def test_whoever_is_killed_the_domain_goes_on(self):
+        libvirt()
+        take_faults()
+        guest = kept("domain", lambda: Domain("web").start(NEW))
+        failed = []
+        for point in self.POINTS:
+            for who in ("libvirtd", "upgraded", "target"):
+                try:
+                    self.cell(guest, point, who)
+                except Exception as e:  # pylint: disable=broad-except
+                    failed.append(f"{point} {who}: {e}")
+                    saw(f"{point:<14} {who:<8} FAILED: {str(e)[:600]}")
+                    fault("")
+                    if not self.vmms(guest.name):
+                        stop_shared()
+                        guest = kept("domain", lambda: Domain("web").start(NEW))
+        self.assertEqual(failed, [])
 
 
 class Fleet(Case):

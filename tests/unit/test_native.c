@@ -57,8 +57,8 @@ static int setup(void **state)
 	if (sd_event_new(&f->ctx.event) < 0 ||
 	    registry_open(f->ctx.event, f->vms, on_gone, NULL, &f->ctx.registry, NULL) < 0 ||
 	    native_new(&f->ctx.native, NULL) < 0 ||
-	    server_new(f->ctx.event, control_request, native_closed, &f->ctx, &f->ctx.server,
-		       NULL) < 0)
+	    server_new(f->ctx.event, control_request, NULL, native_closed, &f->ctx,
+		       &f->ctx.server, NULL) < 0)
 		return -1;
 	fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (bind(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0 || listen(fd, 8) < 0 ||

@@ -550,7 +550,6 @@ static int run(struct upgrade *u, struct error *err)
 	/* A second worker finds the source held, or not: it must not run, ever. */
 	if (!u->plan) {
 		u->plan = u->start->plan;
-		u->tier = u->plan ? u->plan->tier : u->tier;
 		u->wait.target = u->target_pidfd;
 		r = hold_end(&u->wait, u->source_pidfd, "the source", err);
 		if (r < 0)
@@ -737,7 +736,6 @@ static int rebuild(struct upgrade *u, struct error *err)
 	if (u->state < 0 || fstat(u->state, &st) < 0)
 		return error_set(err, -ENOENT, "the device state is not in custody");
 	u->state_bytes = (uint64_t)st.st_size;
-	u->tier = u->plan ? u->plan->tier : u->tier;
 	r = take_offer(u, n, err);
 	if (r >= 0)
 		r = hold_start_again(u, err);

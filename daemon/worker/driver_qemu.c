@@ -675,7 +675,6 @@ static int run(struct upgrade *u, struct error *err)
 	/* A second worker finds the source held, or not: it must not run, ever. */
 	if (!u->plan) {
 		u->plan = u->start->plan;
-		u->tier = u->plan ? u->plan->tier : u->tier;
 		if (pidfd_send_signal(u->source_pidfd, SIGKILL, NULL, 0) < 0 && errno != ESRCH)
 			return error_errno(err, -errno, "cannot end the source");
 	}
@@ -897,7 +896,6 @@ static int rebuild(struct upgrade *u, struct error *err)
 	r = make_paths(u, q);
 	if (r < 0)
 		return r;
-	u->tier = u->plan ? u->plan->tier : u->tier;
 	q->gmem.no_stage2 = u->start->no_stage2;
 	/* Whatever was planned, the memory must have an owner that runs. */
 	q->gmem.source = q->gmem.kernel = q->gmem.target =

@@ -179,6 +179,8 @@ int main(int argc, char **argv)
 		u.target_pidfd = scm_fds_take(&fds, 1);
 	if (start->target)
 		u.target = *start->target;
+	if (start->plan)
+		u.tier = start->plan->tier;
 	u.source_exe = executable_open(start->vm->process->pid, u.source_pidfd);
 	if (u.target_pidfd >= 0)
 		u.target_exe = executable_open(u.target.pid, u.target_pidfd);

@@ -246,6 +246,17 @@ static bool has_groups(const struct identity *id)
 	       (!n || !memcmp(groups, id->groups, id->n_groups * sizeof(*groups)));
 }
 
+/* A confined worker has fewer than the VMM whose user its helper becomes. */
+static uint64_t own_capabilities(void)
+{
+	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
+	struct __user_cap_data_struct data[2];
+
+	if (syscall(SYS_capget, &header, data) < 0)
+		return 0;
+	return data[0].permitted | (uint64_t)data[1].permitted << 32;
+}
+
 /*
  * exec computes the capabilities anew. Root gets its whole bounding set back,
  * so that one is cut to what the source has now; anyone else loses all but the
@@ -255,9 +266,10 @@ static void set_credentials(const struct child *c)
 {
 	const struct identity *id = c->id;
 	bool root = id->uid[0] == 0 || id->uid[1] == 0;
+	uint64_t ours = c->work ? own_capabilities() : UINT64_MAX;
 	uint64_t bounding = root ? id->cap_bounding & id->cap_permitted : id->cap_bounding;
-	uint64_t ambient = root ? id->cap_ambient : id->cap_ambient | id->cap_permitted;
-	uint64_t inheritable = id->cap_inheritable | ambient;
+	uint64_t ambient = (root ? id->cap_ambient : id->cap_ambient | id->cap_permitted) & ours;
+	uint64_t inheritable = (id->cap_inheritable & ours) | ambient;
 	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
 	struct __user_cap_data_struct data[2];
 
@@ -274,8 +286,8 @@ static void set_credentials(const struct child *c)
 	if (prctl(PR_SET_KEEPCAPS, 1) < 0 || setresuid(id->uid[0], id->uid[1], id->uid[2]) < 0)
 		fail(c, STEP_UID, 0);
 	for (int i = 0; i < 2; i++) {
-		data[i].effective = (uint32_t)(id->cap_effective >> (32 * i));
-		data[i].permitted = (uint32_t)(id->cap_permitted >> (32 * i));
+		data[i].effective = (uint32_t)((id->cap_effective & ours) >> (32 * i));
+		data[i].permitted = (uint32_t)((id->cap_permitted & ours) >> (32 * i));
 		data[i].inheritable = (uint32_t)(inheritable >> (32 * i));
 	}
 	if (syscall(SYS_capset, &header, data) < 0)

@@ -16,6 +16,7 @@
  */
 #include "upgrade.h"
 
+#include "confine.h"
 #include "fault_point.h"
 #include "hold.h"
 #include "link.h"
@@ -214,6 +215,10 @@ static int switch_over(struct upgrade *u, struct error *err)
 	if (r < 0)
 		return r;
 	fault_point(FAULT_PREPARED);
+	/* Nothing more is executed. */
+	r = confine(err);
+	if (r < 0)
+		return r;
 
 	enter(u, PHASE(CHECK), NULL);
 	limit_phase(u);
@@ -354,6 +359,8 @@ static int start_over(struct upgrade *u, struct error *err)
 	if (u->wait.deadline_us < now_us() + REBUILD_LEAST_US)
 		u->wait.deadline_us = now_us() + REBUILD_LEAST_US;
 	r = d->rebuild(u, err);
+	if (r >= 0)
+		r = confine(err);
 	if (r < 0)
 		return r;
 	fault_point(FAULT_REBUILD_STARTED);

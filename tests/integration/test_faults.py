@@ -99,7 +99,8 @@ class Faults(Case):
             self.assertEqual(guest.pid() != source, outcome == "committed", report)
         self.assertEqual(targets() - {guest.pid()}, set(), "a VMM was left behind")
         if STAGE2:
-            self.assertEqual(report.get("tier", "stage2"), "stage2", report)
+            # One that was undone before it had a plan has no tier.
+            self.assertIn(report.get("tier", "stage2"), ("stage2",) if outcome == "committed" else ("stage2", "unspecified"), report)
         self.healthy(guest, str(outcome))
 
 

@@ -127,15 +127,11 @@ static bool is_busy(const struct context *ctx, const struct vm *but)
 /* The unit of the daemon that has the QEMU driver, libvirtd or virtqemud; NULL: none runs. */
 static char *daemon_unit(void)
 {
-	_cleanup_free_ char *text = NULL, *cgroup = NULL;
-	_cleanup_close_ int fd = open(LIBVIRT_STATUS_DIR "/driver.pid", O_RDONLY | O_CLOEXEC);
-	char buf[16] = "", *name;
-	pid_t pid;
+	_cleanup_free_ char *cgroup = NULL;
+	pid_t pid = libvirt_daemon_pid();
+	char *name;
 
-	if (fd < 0 || read(fd, buf, sizeof(buf) - 1) <= 0)
-		return NULL;
-	pid = atoi(buf);
-	if (pid <= 0 || proc_read(pid, "cgroup", &cgroup, NULL) < 0)
+	if (!pid || proc_read(pid, "cgroup", &cgroup, NULL) < 0)
 		return NULL;
 	cgroup[strcspn(cgroup, "\n")] = '\0';
 	name = strrchr(cgroup, '/');

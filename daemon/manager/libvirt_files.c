@@ -76,6 +76,16 @@ static int write_all(const char *path, const char *text, size_t len, mode_t mode
 	return 0;
 }
 
+pid_t libvirt_daemon_pid(void)
+{
+	_cleanup_close_ int fd = open(LIBVIRT_STATUS_DIR "/driver.pid", O_RDONLY | O_CLOEXEC);
+	char text[16] = "";
+
+	if (fd < 0 || read(fd, text, sizeof(text) - 1) <= 0)
+		return 0;
+	return atoi(text) > 0 ? atoi(text) : 0;
+}
+
 int libvirt_files_read(const char *name, struct libvirt_status **ret, struct error *err)
 {
 	_cleanup_free_ char *path = path_of(LIBVIRT_STATUS_DIR, name, ".xml"), *text = NULL;

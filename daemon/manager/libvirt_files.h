@@ -7,6 +7,9 @@
 
 #define LIBVIRT_STATUS_DIR "/run/libvirt/qemu"
 
+/* The process that has the QEMU driver, libvirtd or virtqemud; 0: none is known. It may be dead. */
+pid_t libvirt_daemon_pid(void);
+
 /* What libvirt knows of the running domain @name. -ENOENT: it does not run. */
 int libvirt_files_read(const char *name, struct libvirt_status **ret, struct error *err);
 

@@ -54,6 +54,9 @@
 #define BLOCKER UPGRADED__V1__SEVERITY__SEVERITY_BLOCKER
 #define NOTE UPGRADED__V1__SEVERITY__SEVERITY_NOTE
 
+/* For one way to a monitor, when there is another. */
+#define REACH_US 5000000
+
 /* A target that hangs does not answer; killing it does the same, only slower. */
 #define TAKE_BACK_US 1000000
 
@@ -793,6 +796,42 @@ static void take_back(struct upgrade *u, struct qemu *q)
 				   "again: %s", why.text ?: "out of memory");
 }
 
+static int try_source(struct upgrade *u, struct qemu *q, bool through_libvirt, struct error *err)
+{
+	uint64_t deadline = u->wait.deadline_us;
+	int r;
+
+	u->wait.deadline_us = now_us() + REACH_US;
+	r = through_libvirt ? libvirt_connect(u->start->vm->unit, "the source", &u->wait,
+					      &q->source_qmp, err)
+			    : qmp_connect(u->start->vm->qmp, "the source", &u->wait,
+					  &q->source_qmp, err);
+	u->wait.deadline_us = deadline;
+	return r;
+}
+
+/*
+ * The connection of before may have ended with libvirt's daemon, through which it went.
+ * While that is away the source's monitor is free; it is away until we have ended.
+ */
+static int reach_source(struct upgrade *u, struct qemu *q, struct error *err)
+{
+	_cleanup_error_ struct error ignored = ERROR_INIT;
+	_cleanup_free_ char *status = NULL;
+	bool through_libvirt = is_libvirts(u) && libvirt_is_there();
+
+	if (q->source_qmp &&
+	    qmp_string(q->source_qmp, "query-status", NULL, "status", &status, &ignored) >= 0)
+		return 0;
+	error_clear(&ignored);
+	qmp_freep(&q->source_qmp);
+	if (!is_libvirts(u))
+		return connect_source(u, q, err);
+	if (try_source(u, q, through_libvirt, &ignored) >= 0)
+		return 0;
+	return try_source(u, q, !through_libvirt, err);
+}
+
 static int undo(struct upgrade *u, struct error *err)
 {
 	_cleanup_error_ struct error ignored = ERROR_INIT;
@@ -827,7 +866,7 @@ static int undo(struct upgrade *u, struct error *err)
 		return error_errno(err, -errno, "the source cannot go on");
 
 	u->wait.what = "the source to go on";
-	r = connect_source(u, q, err);
+	r = reach_source(u, q, err);
 	if (r < 0)
 		return r;
 	r = settle_migration(u, q, err);

@@ -10,6 +10,7 @@
 #include "json.h"
 #include "link.h"
 #include "manager/libvirt_files.h"
+#include "standstill.h"
 #include "upgrade.h"
 
 #include <fcntl.h>
@@ -24,6 +25,13 @@
 #define PROGRAM "upgraded-libvirt-monitor"
 
 #define BLOCKER UPGRADED__V1__SEVERITY__SEVERITY_BLOCKER
+
+bool libvirt_is_there(void)
+{
+	pid_t pid = libvirt_daemon_pid();
+
+	return pid > 0 && !process_is_dying(pid);
+}
 
 /* Where we are installed, it is. */
 static int program_path(char path[PATH_MAX])

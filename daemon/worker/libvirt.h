@@ -6,6 +6,11 @@
 #include "findings.h"
 #include "qmp.h"
 
+#include <stdbool.h>
+
+/* Its daemon runs, and so has the monitors of its domains. */
+bool libvirt_is_there(void);
+
 /* As qmp_connect(), of the domain @uuid, through libvirt. */
 int libvirt_connect(const char *uuid, const char *name, struct waiter *w, struct qmp **ret_qmp,
 		    struct error *err);

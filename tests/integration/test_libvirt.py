@@ -197,7 +197,7 @@ class Recorder:
 class Commands(Case):
     """What virsh says of a domain, before an upgrade and after it."""
 
-    long, seconds = True, 1800
+    long = True
 
     def ask(self, guest):
         def said(*words):
@@ -254,11 +254,13 @@ class Commands(Case):
         saw(f"{ROUNDS} upgrades, {ROUNDS // 2} rollbacks, {len(before)} commands as before ({works} of them work); the guest "
             f"stood still for {max(gaps):.0f} ms at most; {len(recorder.lines)} events, none of an end")
 
+    test_ten_upgrades_change_nothing_that_virsh_says.seconds = 300 + 120 * ROUNDS
+
 
 class Kills(Case):
     """Somebody is killed while the worker stands at a boundary: the domain goes on, and libvirt sees what is there."""
 
-    long, seconds = True, 3000
+    long = True
     POINTS = ("examined", "target-started", "verified", "frozen", "held", "committed", "ran", "finished")
 
     def kill(self, who, attempt):
@@ -320,9 +322,11 @@ class Kills(Case):
                     guest = loaded()
         self.assertEqual(failed, [])
 
+    test_whoever_is_killed_the_domain_goes_on.seconds = 2400
+
 
 class Fleet(Case):
-    long, seconds = True, 1800
+    long = True
 
     def test_twenty_domains_in_one_go(self):
         libvirt()
@@ -352,3 +356,5 @@ class Fleet(Case):
             for domain in domains:
                 domain.stop()
             program.unlink()
+
+    test_twenty_domains_in_one_go.seconds = 300 + 90 * DOMAINS

@@ -20,7 +20,7 @@
 #include <stdarg.h>
 #include <string.h>
 
-#define NO_TIMEOUT  -1
+#define NO_TIMEOUT    -1
 #define LOOK_AGAIN_MS 1000 /* whether the daemon has taken a request in time */
 
 struct run {
@@ -214,7 +214,8 @@ static int interrupted(struct run *r)
 	stop(r, "interrupted");
 	if (left)
 		fprintf(stderr,
-			"Nobody else begins; waiting for %zu. Ctrl-C again leaves %s to the daemon.\n",
+			"Nobody else begins; waiting for %zu. Ctrl-C again leaves %s to the "
+			"daemon.\n",
 			left, left == 1 ? "it" : "them");
 	return 0;
 }
@@ -227,8 +228,10 @@ static int wait_and_hear(struct run *r, struct pollfd *p, int timeout_ms)
 	p[0] = (struct pollfd){ .fd = r->signals, .events = POLLIN };
 	for (size_t i = r->n; i-- > 0;)
 		if (r->member[i].state == MEMBER_RUNS) {
-			p[n++] = (struct pollfd){ .fd = r->member[i].client.sock, .events = POLLIN };
-			if (!r->member[i].accepted && (timeout_ms < 0 || timeout_ms > LOOK_AGAIN_MS))
+			p[n++] =
+				(struct pollfd){ .fd = r->member[i].client.sock, .events = POLLIN };
+			if (!r->member[i].accepted &&
+			    (timeout_ms < 0 || timeout_ms > LOOK_AGAIN_MS))
 				timeout_ms = LOOK_AGAIN_MS;
 		}
 	if (poll(p, n, timeout_ms) < 0)

@@ -10,7 +10,7 @@ struct fleet_options {
 	char **patterns; /* names, or as a shell would match them */
 	size_t n_patterns;
 	bool all, outdated;
-	bool again;	 /* also those that run the target's binary already */
+	bool again; /* also those that run the target's binary already */
 	bool dry_run;
 	size_t at_once;	   /* at least 1 */
 	size_t canary;	   /* so many first, and all of them must do well */

@@ -90,7 +90,7 @@ int fleet_choose(const struct fleet_options *o, const char *binary,
 		members[n++] = (struct member){
 			.vm = vm,
 			.state = !o->again && is_up_to_date(binary, vm) ? MEMBER_UP_TO_DATE
-								     : MEMBER_WAITS,
+									: MEMBER_WAITS,
 			.client = CLIENT_INIT,
 		};
 	}

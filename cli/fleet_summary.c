@@ -26,16 +26,18 @@ enum result {
 	RESULTS
 };
 
-static const char *const result_name[RESULTS] = {
-	[COMMITTED] = "committed", [READY] = "ready",	  [UP_TO_DATE] = "up to date",
-	[ROLLED_BACK] = "rolled back", [REFUSED] = "refused", [FAILED] = "failed",
-	[LOST] = "lost",	   [NOT_BEGUN] = "not begun",
-};
-
-static const enum style result_style[RESULTS] = {
-	[COMMITTED] = STYLE_GOOD, [READY] = STYLE_GOOD,	  [UP_TO_DATE] = STYLE_DIM,
-	[ROLLED_BACK] = STYLE_WARN, [REFUSED] = STYLE_WARN, [FAILED] = STYLE_BAD,
-	[LOST] = STYLE_BAD,	  [NOT_BEGUN] = STYLE_DIM,
+static const struct {
+	const char *text, *json;
+	enum style style;
+} results[RESULTS] = {
+	[COMMITTED] = { "committed", "committed", STYLE_GOOD },
+	[READY] = { "ready", "ready", STYLE_GOOD },
+	[UP_TO_DATE] = { "up to date", "up_to_date", STYLE_DIM },
+	[ROLLED_BACK] = { "rolled back", "rolled_back", STYLE_WARN },
+	[REFUSED] = { "refused", "refused", STYLE_WARN },
+	[FAILED] = { "failed", "failed", STYLE_BAD },
+	[LOST] = { "lost", "lost", STYLE_BAD },
+	[NOT_BEGUN] = { "not begun", "not_begun", STYLE_DIM },
 };
 
 static const Upgraded__V1__Report *report_of(const struct member *m)
@@ -107,7 +109,7 @@ static json_object *as_json(const struct member *m)
 	json_object *o = json_object_new_object();
 
 	json_object_object_add(o, "vm", json_object_new_string(m->vm->name));
-	json_object_object_add(o, "result", json_object_new_string(result_name[result_of(m)]));
+	json_object_object_add(o, "result", json_object_new_string(results[result_of(m)].json));
 	json_object_object_add(o, "error", json_object_new_string(why(m)));
 	return o;
 }
@@ -141,7 +143,7 @@ void fleet_print_end(const struct cli *cli, const struct member *m)
 		return;
 	}
 	fleet_print_name(cli, m);
-	print_text(cli, stdout, result_style[result], 0, result_name[result]);
+	print_text(cli, stdout, results[result].style, 0, results[result].text);
 	if (result == COMMITTED || result == READY) {
 		fputs(", ", stdout);
 		print_text(cli, stdout, STYLE_PLAIN, 0, m->vm->version[0] ? m->vm->version : "?");
@@ -179,7 +181,7 @@ static void print_table(const struct cli *cli, const struct member *members, siz
 		enum result result = result_of(&members[i]);
 
 		table_add(&t, STYLE_BOLD, members[i].vm->name);
-		table_add(&t, result_style[result], result_name[result]);
+		table_add(&t, results[result].style, results[result].text);
 		table_add(&t, STYLE_PLAIN, members[i].vm->version);
 		table_add(&t, STYLE_PLAIN, to_version(&members[i]));
 		table_add(&t, STYLE_PLAIN, tier_name(tier_of(&members[i])));
@@ -199,7 +201,7 @@ static void print_counts(const size_t counts[RESULTS], size_t wanted, const char
 	       ready ? "can be upgraded" : "upgraded");
 	for (int i = ROLLED_BACK; i < RESULTS; i++)
 		if (counts[i])
-			printf(", %zu %s", counts[i], result_name[i]);
+			printf(", %zu %s", counts[i], results[i].text);
 	if (counts[UP_TO_DATE])
 		printf("; %zu ran the target's binary already", counts[UP_TO_DATE]);
 	putchar('\n');
@@ -211,14 +213,14 @@ static void print_counts(const size_t counts[RESULTS], size_t wanted, const char
 		puts("  next: upgradectl check VM, upgradectl history VM");
 }
 
-static void print_summary_json(const struct member *members, size_t n,
-			       const size_t counts[RESULTS], const char *stopped)
+static void print_summary_json(const struct member *members, size_t n, const size_t counts[RESULTS],
+			       const char *stopped)
 {
 	json_object *document = json_object_new_object(), *fleet = json_object_new_object();
 	json_object *count = json_object_new_object(), *vms = json_object_new_array();
 
 	for (int i = 0; i < RESULTS; i++)
-		json_object_object_add(count, result_name[i],
+		json_object_object_add(count, results[i].json,
 				       json_object_new_int64((int64_t)counts[i]));
 	for (size_t i = 0; i < n; i++)
 		json_object_array_add(vms, as_json(&members[i]));

@@ -50,8 +50,10 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 static void print_config(const struct cli *cli, const struct config *config)
 {
 	static const struct column column[] = {
-		{ .title = "SECTION" }, { .title = "KEY" },
-		{ .title = "VALUE" },	{ .title = "FROM", .min = 24 },
+		{ .title = "SECTION" },
+		{ .title = "KEY" },
+		{ .title = "VALUE" },
+		{ .title = "FROM", .min = 24 },
 		{ .title = "RANGE", .drop = 1 },
 	};
 	_cleanup_table_ struct table t;

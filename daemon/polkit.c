@@ -171,12 +171,11 @@ static int call(struct appeal *a, const char *action)
 		r = connect_bus(a->ctx);
 	if (r < 0)
 		return r;
-	return sd_bus_call_method_async(a->ctx->polkit->bus, &a->call, DESTINATION, AUTHORITY,
-					INTERFACE, "CheckAuthorization", on_answer, a,
-					"(sa{sv})sa{ss}us", "unix-process", 3, "pid", "u",
-					(uint32_t)a->from.peer.pid, "start-time", "t", started,
-					"uid", "i", (int32_t)a->from.peer.uid, action, 0,
-					ALLOW_INTERACTION, "");
+	return sd_bus_call_method_async(
+		a->ctx->polkit->bus, &a->call, DESTINATION, AUTHORITY, INTERFACE,
+		"CheckAuthorization", on_answer, a, "(sa{sv})sa{ss}us", "unix-process", 3, "pid",
+		"u", (uint32_t)a->from.peer.pid, "start-time", "t", started, "uid", "i",
+		(int32_t)a->from.peer.uid, action, 0, ALLOW_INTERACTION, "");
 }
 
 bool polkit_ask(const struct requester *from, const Envelope *request, const struct error *denied,

@@ -14,7 +14,7 @@ void settings_clear(struct context *ctx);
 int settings_right(const struct context *ctx, struct error *err);
 
 size_t settings_max_running(const struct context *ctx);
-uint64_t settings_max_blackout_us(const struct context *ctx);  /* 0: no budget */
+uint64_t settings_max_blackout_us(const struct context *ctx); /* 0: no budget */
 uint64_t settings_phase_timeout_us(const struct context *ctx);
 
 #endif

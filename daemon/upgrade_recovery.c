@@ -77,7 +77,7 @@ static int find_place(struct upgrade *u)
 	if (r != -EAGAIN) {
 		u->no_place = true;
 		log_vm(LOG_ERR, u->vm->pb->name, u->start->upgrade_id,
-		       "both of its VMMs have ended, and it is left to its unit what happens now");
+		       "both of its VMMs have ended, and whoever manages it has gone on without them");
 	} else if (!u->place_until_us) {
 		u->place_until_us = now + PLACE_US;
 		log_vm(LOG_NOTICE, u->vm->pb->name, u->start->upgrade_id,

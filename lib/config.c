@@ -19,13 +19,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define FILE_NAME "upgraded.conf"
+#define FILE_NAME      "upgraded.conf"
 #define LINE_MAX_BYTES 1024
 
 enum type { NUMBER, WORD, WINDOW };
 
-static const char *const modes[] = { [CONFIG_OFF] = "off", [CONFIG_ASK] = "ask",
-				     [CONFIG_AUTO] = "auto", NULL };
+static const char *const modes[] = {
+	[CONFIG_OFF] = "off", [CONFIG_ASK] = "ask", [CONFIG_AUTO] = "auto", NULL
+};
 
 static const struct key {
 	const char *section, *name;
@@ -37,8 +38,8 @@ static const struct key {
 	[CONFIG_MAX_RUNNING] = { "Daemon", "MaxRunning", NUMBER, 1, 1000, NULL, "1 to 1000", "4" },
 	[CONFIG_MAX_BLACKOUT] = { "Upgrade", "MaxBlackoutMSec", NUMBER, 0, 3600000, NULL,
 				  "0 to 3600000, 0 is no budget", "0" },
-	[CONFIG_PHASE_TIMEOUT] = { "Upgrade", "PhaseTimeoutSec", NUMBER, 1, 3600, NULL,
-				   "1 to 3600", "60" },
+	[CONFIG_PHASE_TIMEOUT] = { "Upgrade", "PhaseTimeoutSec", NUMBER, 1, 3600, NULL, "1 to 3600",
+				   "60" },
 	[CONFIG_OUTDATED_MODE] = { "Outdated", "Mode", WORD, 0, 0, modes, "off, ask or auto",
 				   "off" },
 	[CONFIG_OUTDATED_WINDOW] = { "Outdated", "Window", WINDOW, 0, 0, NULL,
@@ -272,7 +273,7 @@ static int read_file(struct config *c, const char *path, struct error *err)
 struct drop_ins {
 	struct drop_in {
 		char *name, *path;
-	} *v;
+	} * v;
 	size_t n;
 };
 
@@ -363,7 +364,8 @@ static int load(const char *root, struct config *c, struct error *err)
 	for (size_t i = 0; r >= 0 && i < ARRAY_SIZE(dirs); i++) {
 		r = find_drop_ins(&found, root, dirs[i]);
 		if (r < 0)
-			return error_errno(err, r, "cannot read %s%s/" FILE_NAME ".d", root, dirs[i]);
+			return error_errno(err, r, "cannot read %s%s/" FILE_NAME ".d", root,
+					   dirs[i]);
 	}
 	if (found.n)
 		qsort(found.v, found.n, sizeof(*found.v), by_name);

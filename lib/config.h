@@ -9,13 +9,13 @@
 
 /* The keys, each with its section, default and range in config.c. */
 enum config_key {
-	CONFIG_MAX_RUNNING,  /* upgrades and checks at once, of the daemon */
-	CONFIG_MAX_BLACKOUT, /* ms; 0: no budget */
-	CONFIG_PHASE_TIMEOUT, /* s */
-	CONFIG_OUTDATED_MODE, /* enum config_mode */
+	CONFIG_MAX_RUNNING,	/* upgrades and checks at once, of the daemon */
+	CONFIG_MAX_BLACKOUT,	/* ms; 0: no budget */
+	CONFIG_PHASE_TIMEOUT,	/* s */
+	CONFIG_OUTDATED_MODE,	/* enum config_mode */
 	CONFIG_OUTDATED_WINDOW, /* text: "22:00-06:00"; empty: always */
 	CONFIG_OUTDATED_MAX_PARALLEL,
-	CONFIG_OUTDATED_CANARY, /* 0: none */
+	CONFIG_OUTDATED_CANARY,	    /* 0: none */
 	CONFIG_OUTDATED_STOP_AFTER, /* 0: only after a guest was lost */
 	CONFIG_KEYS
 };
@@ -23,16 +23,19 @@ enum config_key {
 enum config_mode { CONFIG_OFF, CONFIG_ASK, CONFIG_AUTO };
 
 struct config_value {
-	char *text;    /* as written; the default when nobody wrote it */
-	char *origin;  /* "/etc/upgraded/upgraded.conf:12"; NULL: the default */
-	long number;   /* of a number or a word */
+	char *text;   /* as written; the default when nobody wrote it */
+	char *origin; /* "/etc/upgraded/upgraded.conf:12"; NULL: the default */
+	long number;  /* of a number or a word */
 };
 
 struct config {
 	struct config_value value[CONFIG_KEYS];
 };
 
-#define CONFIG_INIT { 0 }
+#define CONFIG_INIT \
+	{           \
+		0   \
+	}
 
 /*
  * Reads what there is below @root ("" on a host). A file that is not there is no

@@ -275,10 +275,11 @@ static void libvirt_gone(struct context *ctx, struct vm *vm)
 {
 }
 
+/* libvirt has seen the domain end by then, and taken down what it stood on. */
 static int libvirt_place(struct context *ctx, struct vm *vm, const CustodyPut *start,
 			 Process *ret_process)
 {
-	return 0;
+	return -ENOENT;
 }
 
 const struct manager_driver manager_libvirt = {

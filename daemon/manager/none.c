@@ -18,8 +18,7 @@ static int none_begin(struct context *ctx, struct vm *vm, struct error *err)
 }
 
 /* Whose main process it is, the worker has found out: worker/unit.c. */
-static void none_commit(struct context *ctx, struct vm *vm, const CustodyPut *target,
-			pid_t source)
+static void none_commit(struct context *ctx, struct vm *vm, const CustodyPut *target, pid_t source)
 {
 	const char *unit = target->plan ? target->plan->unit : "";
 	char state[32];

@@ -24,13 +24,13 @@
 #include <unistd.h>
 
 static const unsigned kept[] = {
-	CAP_KILL,	     /* pidfd_send_signal() to VMMs of other users */
-	CAP_SYS_PTRACE,	     /* pidfd_getfd(), /proc/PID of a VMM */
-	CAP_DAC_OVERRIDE,    /* monitors and work directories of other users */
+	CAP_KILL,	  /* pidfd_send_signal() to VMMs of other users */
+	CAP_SYS_PTRACE,	  /* pidfd_getfd(), /proc/PID of a VMM */
+	CAP_DAC_OVERRIDE, /* monitors and work directories of other users */
 	CAP_DAC_READ_SEARCH,
-	CAP_CHOWN,	     /* sockets are made as the VM's user's */
+	CAP_CHOWN, /* sockets are made as the VM's user's */
 	CAP_FOWNER,
-	CAP_NET_ADMIN,	     /* settings of a tap, which a rollback puts back */
+	CAP_NET_ADMIN, /* settings of a tap, which a rollback puts back */
 	/* spawn_work() takes the identity of a VMM: its user, namespaces, root, limits. */
 	CAP_SETUID,
 	CAP_SETGID,
@@ -43,26 +43,60 @@ static const unsigned kept[] = {
 
 static const int denied[] = {
 	/* another program */
-	SCMP_SYS(execve), SCMP_SYS(execveat), SCMP_SYS(uselib),
+	SCMP_SYS(execve),
+	SCMP_SYS(execveat),
+	SCMP_SYS(uselib),
 	/* another process's memory */
-	SCMP_SYS(ptrace), SCMP_SYS(process_vm_readv), SCMP_SYS(process_vm_writev),
-	SCMP_SYS(userfaultfd), SCMP_SYS(kcmp),
+	SCMP_SYS(ptrace),
+	SCMP_SYS(process_vm_readv),
+	SCMP_SYS(process_vm_writev),
+	SCMP_SYS(userfaultfd),
+	SCMP_SYS(kcmp),
 	/* the kernel */
-	SCMP_SYS(init_module), SCMP_SYS(finit_module), SCMP_SYS(delete_module),
-	SCMP_SYS(kexec_load), SCMP_SYS(kexec_file_load), SCMP_SYS(bpf), SCMP_SYS(perf_event_open),
-	SCMP_SYS(syslog), SCMP_SYS(iopl), SCMP_SYS(ioperm), SCMP_SYS(io_uring_setup),
+	SCMP_SYS(init_module),
+	SCMP_SYS(finit_module),
+	SCMP_SYS(delete_module),
+	SCMP_SYS(kexec_load),
+	SCMP_SYS(kexec_file_load),
+	SCMP_SYS(bpf),
+	SCMP_SYS(perf_event_open),
+	SCMP_SYS(syslog),
+	SCMP_SYS(iopl),
+	SCMP_SYS(ioperm),
+	SCMP_SYS(io_uring_setup),
 	/* the host */
-	SCMP_SYS(reboot), SCMP_SYS(swapon), SCMP_SYS(swapoff), SCMP_SYS(acct),
-	SCMP_SYS(settimeofday), SCMP_SYS(clock_settime), SCMP_SYS(clock_adjtime),
-	SCMP_SYS(adjtimex), SCMP_SYS(sethostname), SCMP_SYS(setdomainname), SCMP_SYS(quotactl),
+	SCMP_SYS(reboot),
+	SCMP_SYS(swapon),
+	SCMP_SYS(swapoff),
+	SCMP_SYS(acct),
+	SCMP_SYS(settimeofday),
+	SCMP_SYS(clock_settime),
+	SCMP_SYS(clock_adjtime),
+	SCMP_SYS(adjtimex),
+	SCMP_SYS(sethostname),
+	SCMP_SYS(setdomainname),
+	SCMP_SYS(quotactl),
 	SCMP_SYS(vhangup),
 	/* file systems */
-	SCMP_SYS(mount), SCMP_SYS(umount2), SCMP_SYS(pivot_root), SCMP_SYS(fsopen),
-	SCMP_SYS(fsmount), SCMP_SYS(fsconfig), SCMP_SYS(fspick), SCMP_SYS(move_mount),
-	SCMP_SYS(open_tree), SCMP_SYS(mount_setattr), SCMP_SYS(open_by_handle_at),
-	SCMP_SYS(name_to_handle_at), SCMP_SYS(mknod), SCMP_SYS(mknodat),
+	SCMP_SYS(mount),
+	SCMP_SYS(umount2),
+	SCMP_SYS(pivot_root),
+	SCMP_SYS(fsopen),
+	SCMP_SYS(fsmount),
+	SCMP_SYS(fsconfig),
+	SCMP_SYS(fspick),
+	SCMP_SYS(move_mount),
+	SCMP_SYS(open_tree),
+	SCMP_SYS(mount_setattr),
+	SCMP_SYS(open_by_handle_at),
+	SCMP_SYS(name_to_handle_at),
+	SCMP_SYS(mknod),
+	SCMP_SYS(mknodat),
 	/* keys, new namespaces */
-	SCMP_SYS(add_key), SCMP_SYS(request_key), SCMP_SYS(keyctl), SCMP_SYS(unshare),
+	SCMP_SYS(add_key),
+	SCMP_SYS(request_key),
+	SCMP_SYS(keyctl),
+	SCMP_SYS(unshare),
 };
 
 static bool is_kept(unsigned cap)

@@ -668,6 +668,22 @@ static uint64_t event_time(struct upgrade *u, struct qmp *qmp, const char *name)
 	return at;
 }
 
+/* libvirt takes the end of a source for that of the domain: it is not to see it yet. */
+static int bar_source(struct upgrade *u, struct error *err)
+{
+	int r;
+
+	if (is_libvirts(u)) {
+		r = hold_stop(u->source_pidfd, err);
+		if (r < 0 || process_has_ended(u->source_pidfd))
+			return r;
+		return hold_wait(&u->wait, source_pid(u), err);
+	}
+	if (pidfd_send_signal(u->source_pidfd, SIGKILL, NULL, 0) < 0 && errno != ESRCH)
+		return error_errno(err, -errno, "cannot end the source");
+	return 0;
+}
+
 static int run(struct upgrade *u, struct error *err)
 {
 	struct qemu *q = qemu_of(u);
@@ -678,8 +694,9 @@ static int run(struct upgrade *u, struct error *err)
 	/* A second worker finds the source held, or not: it must not run, ever. */
 	if (!u->plan) {
 		u->plan = u->start->plan;
-		if (pidfd_send_signal(u->source_pidfd, SIGKILL, NULL, 0) < 0 && errno != ESRCH)
-			return error_errno(err, -errno, "cannot end the source");
+		r = bar_source(u, err);
+		if (r < 0)
+			return r;
 	}
 	r = connect_target(u, q, err);
 	if (r < 0)

@@ -45,9 +45,9 @@ static void service_clear(struct service *s)
 	*s = (struct service){ 0 };
 }
 
-#define _cleanup_service_ __attribute__((cleanup(service_clear)))
-#define _cleanup_bus_	  __attribute__((cleanup(sd_bus_flush_close_unrefp)))
-#define _cleanup_sd_error_ __attribute__((cleanup(sd_bus_error_free)))
+#define _cleanup_service_    __attribute__((cleanup(service_clear)))
+#define _cleanup_bus_	     __attribute__((cleanup(sd_bus_flush_close_unrefp)))
+#define _cleanup_sd_error_   __attribute__((cleanup(sd_bus_error_free)))
 #define _cleanup_sd_message_ __attribute__((cleanup(sd_bus_message_unrefp)))
 
 static bool ends_with(const char *text, size_t len, const char *end)
@@ -171,11 +171,12 @@ int unit_examine(struct upgrade *u, struct error *err)
 	if (r == -ENOMEM)
 		return r;
 	if (r < 0)
-		return findings_add(&u->findings, BLOCKER, "unit.unknown", unit,
-				    "see whether systemd answers: systemctl status",
-				    "the VMM is in %s, and systemd cannot be asked whether as its main "
-				    "process: %s",
-				    unit, strerror(-r));
+		return findings_add(
+			&u->findings, BLOCKER, "unit.unknown", unit,
+			"see whether systemd answers: systemctl status",
+			"the VMM is in %s, and systemd cannot be asked whether as its main "
+			"process: %s",
+			unit, strerror(-r));
 	if (r == 0 || s.main_pid != (uint32_t)source_pid(u))
 		return 0;
 	u->unit = TAKE_PTR(s.id);

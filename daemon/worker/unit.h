@@ -13,7 +13,8 @@
  */
 int unit_of_cgroup(const char *cgroup, char **ret_unit, bool *ret_user);
 
-/* Finds out, and says so in u->unit, u->unit_restarts and as findings: unit.main, unit.user, unit.unknown. */
+/* Finds out, and says so in u->unit, u->unit_restarts and as findings: unit.main, unit.user,
+ * unit.unknown. */
 int unit_examine(struct upgrade *u, struct error *err);
 
 /* Sees to it that systemd will take MAINPID= from the source. */

@@ -116,20 +116,25 @@ static void what_nobody_understands_is_named_with_its_line(void **state)
 	static const struct {
 		const char *text, *says, *hint;
 	} table[] = {
-		{ "[Outdated]\nMaxParalel=2\n", ":2: there is no key MaxParalel", "MaxParallel, perhaps" },
+		{ "[Outdated]\nMaxParalel=2\n", ":2: there is no key MaxParalel",
+		  "MaxParallel, perhaps" },
 		{ "[Outdated]\nmode=ask\n", ":2: there is no key mode", "Mode, perhaps" },
-		{ "[Outdated]\nMaxRunning=2\n", ":2: there is no key MaxRunning", "upgradectl config" },
+		{ "[Outdated]\nMaxRunning=2\n", ":2: there is no key MaxRunning",
+		  "upgradectl config" },
 		{ "[Demon]\n", ":1: there is no section Demon", "Daemon, perhaps" },
 		{ "[Nonsense]\n", ":1: there is no section Nonsense", "upgradectl config" },
-		{ "[Daemon]\nMaxRunning=0\n", ":2: MaxRunning= is not '0'", "MaxRunning=1 to 1000" },
+		{ "[Daemon]\nMaxRunning=0\n", ":2: MaxRunning= is not '0'",
+		  "MaxRunning=1 to 1000" },
 		{ "[Daemon]\nMaxRunning=4x\n", "'4x'", "1 to 1000" },
 		{ "[Daemon]\nMaxRunning=\n", "''", "1 to 1000" },
-		{ "[Daemon]\nMaxRunning=99999999999999999999\n", "MaxRunning= is not", "1 to 1000" },
+		{ "[Daemon]\nMaxRunning=99999999999999999999\n", "MaxRunning= is not",
+		  "1 to 1000" },
 		{ "[Outdated]\nMode=maybe\n", "Mode= is not 'maybe'", "Mode=off, ask or auto" },
 		{ "[Outdated]\nWindow=22-6\n", "Window= is not '22-6'", "HH:MM-HH:MM" },
 		{ "[Outdated]\nWindow=22:00-24:00\n", "Window=", "HH:MM" },
 		{ "[Outdated]\nWindow=22:00-22:00\n", "Window=", "HH:MM" },
-		{ "[Outdated]\nWindow=22:00-06:00 \n\nWindow=22:00-06:0\n", ":4: Window=", "HH:MM" },
+		{ "[Outdated]\nWindow=22:00-06:00 \n\nWindow=22:00-06:0\n",
+		  ":4: Window=", "HH:MM" },
 		{ "MaxRunning=2\n", ":1: MaxRunning= stands in no [section]", NULL },
 		{ "[Daemon]\nMaxRunning\n", "neither a [section] nor a Key=value", NULL },
 		{ "[Daemon\n", "'[Daemon' is no [section]", NULL },
@@ -193,7 +198,8 @@ static void the_manual_and_the_sample_have_every_key(void **state)
 			fail_msg("%s does not have the default of %s=", MANUAL, config_name(key));
 		if (next)
 			*next = '\n';
-		assert_true(asprintf(&line, "\n#%s=%s\n", config_name(key), config_default(key)) > 0);
+		assert_true(asprintf(&line, "\n#%s=%s\n", config_name(key), config_default(key)) >
+			    0);
 		if (!strstr(sample, line))
 			fail_msg("%s lacks %s", SAMPLE, line + 1);
 		free(line);

@@ -11,12 +11,15 @@
 
 static char here[] = "/usr/bin/qemu", other[] = "/opt/qemu/bin/qemu";
 
-#define VM(vm_name, vm_binary, is_outdated, is_alive) \
-	{ .base = PROTOBUF_C_MESSAGE_INIT(&upgraded__v1__vm__descriptor), .name = (char *)(vm_name), \
-	  .binary = (vm_binary), .outdated = (is_outdated), .alive = (is_alive) }
+#define VM(vm_name, vm_binary, is_outdated, is_alive)                                        \
+	{                                                                                    \
+		.base = PROTOBUF_C_MESSAGE_INIT(&upgraded__v1__vm__descriptor),              \
+		.name = (char *)(vm_name), .binary = (vm_binary), .outdated = (is_outdated), \
+		.alive = (is_alive)                                                          \
+	}
 
 static Upgraded__V1__Vm vm[] = {
-	VM("web2", here, true, true), VM("web1", here, true, true), VM("db", other, false, true),
+	VM("web2", here, true, true),  VM("web1", here, true, true),   VM("db", other, false, true),
 	VM("gone", here, true, false), VM("fresh", here, false, true),
 };
 static Upgraded__V1__Vm *vms[] = { &vm[0], &vm[1], &vm[2], &vm[3], &vm[4] };
@@ -41,7 +44,7 @@ static void chosen(const struct fleet_options *options, const char *binary, cons
 	fleet_free(member, n);
 }
 
-#define WORDS(...) \
+#define WORDS(...)                             \
 	.patterns = (char *[]){ __VA_ARGS__ }, \
 	.n_patterns = sizeof((char *[]){ __VA_ARGS__ }) / sizeof(char *)
 
@@ -81,8 +84,13 @@ static void one_that_has_ended_must_be_named(void **state)
 
 static time_t at(int hour, int minute, int second)
 {
-	struct tm tm = { .tm_year = 126, .tm_mon = 10, .tm_mday = 20, .tm_hour = hour,
-			 .tm_min = minute, .tm_sec = second, .tm_isdst = -1 };
+	struct tm tm = { .tm_year = 126,
+			 .tm_mon = 10,
+			 .tm_mday = 20,
+			 .tm_hour = hour,
+			 .tm_min = minute,
+			 .tm_sec = second,
+			 .tm_isdst = -1 };
 
 	return mktime(&tm);
 }
@@ -112,9 +120,18 @@ static void window_goes_over_midnight(void **state)
 
 static void window_is_two_times_of_day(void **state)
 {
-	static const char *const wrong[] = { "", "22-6", "22:00", "22:00-", "24:00-06:00", "22:60-06:00",
-					     "2:00-06:00", "22:00-06:00x", "22:00-22:00", "-2:00-06:00",
-					     "22:00 06:00", "22:00-+6:00" };
+	static const char *const wrong[] = { "",
+					     "22-6",
+					     "22:00",
+					     "22:00-",
+					     "24:00-06:00",
+					     "22:60-06:00",
+					     "2:00-06:00",
+					     "22:00-06:00x",
+					     "22:00-22:00",
+					     "-2:00-06:00",
+					     "22:00 06:00",
+					     "22:00-+6:00" };
 	struct window w;
 
 	for (size_t i = 0; i < ARRAY_SIZE(wrong); i++)

@@ -60,7 +60,7 @@ class Fleet(unittest.TestCase):
         self.replace()
         self.assertEqual(self.upgrade("--all-outdated", "--max-parallel", "3"), (DONE, self.all("committed"), ""))
         self.assertEqual(self.upgrade("--all-outdated")[:2], (DONE, {}))
-        self.assertEqual(self.upgrade("--all")[:2], (DONE, self.all("up to date")))
+        self.assertEqual(self.upgrade("--all")[:2], (DONE, self.all("up_to_date")))
         self.assertEqual(self.generations(), [1] * VMS)
         self.check_guests()
 
@@ -87,7 +87,7 @@ class Fleet(unittest.TestCase):
         self.replace()
         self.guests[2].order("target load fail")
         status, results, stopped = self.upgrade("--all-outdated", "--max-parallel", "2")
-        self.assertEqual((status, results, stopped), (SOME, {**self.all("committed"), "vm2": "rolled back"}, ""))
+        self.assertEqual((status, results, stopped), (SOME, {**self.all("committed"), "vm2": "rolled_back"}, ""))
         self.guests[2].order()
         self.assertEqual(self.upgrade("--all-outdated")[:2], (DONE, {"vm2": "committed"}))
         self.check_guests()
@@ -96,7 +96,7 @@ class Fleet(unittest.TestCase):
         self.replace()
         self.guests[1].order("target load fail")
         status, results, stopped = self.upgrade("--all-outdated", "--max-parallel", "6", "--canary", "2")
-        self.assertEqual((status, results), (SOME, {**self.all("not begun"), "vm0": "committed", "vm1": "rolled back"}))
+        self.assertEqual((status, results), (SOME, {**self.all("not_begun"), "vm0": "committed", "vm1": "rolled_back"}))
         self.assertEqual(stopped, "vm1, which went first, failed")
         self.guests[1].order()
         # The same command goes on with what is left.
@@ -110,7 +110,7 @@ class Fleet(unittest.TestCase):
         for guest in self.guests[:4]:
             guest.order("target load fail")
         status, results, stopped = self.upgrade("--all-outdated", "--stop-after", "2")
-        self.assertEqual((status, results), (NONE, {**self.all("not begun"), "vm0": "rolled back", "vm1": "rolled back"}))
+        self.assertEqual((status, results), (NONE, {**self.all("not_begun"), "vm0": "rolled_back", "vm1": "rolled_back"}))
         self.assertEqual(stopped, "2 failed")
 
     def test_names_and_patterns_choose(self):

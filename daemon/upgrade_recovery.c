@@ -38,7 +38,7 @@
 #define SHORTAGE_INTERVAL_US (1000 * 1000ULL)
 #define SOURCE_END_US	     (10 * 1000ULL)
 
-static bool target_has_ended(struct upgrade *u)
+bool upgrade_target_has_ended(struct upgrade *u)
 {
 	_cleanup_close_ int target = -EBADF;
 
@@ -62,7 +62,7 @@ bool upgrade_can_rebuild(struct upgrade *u)
 	       /* After COMMIT it has no claim to the guest any more, and no way back. */
 	       (process_has_ended(u->source_pidfd) || u->committed) &&
 	       /* The target of a rebuild that got no COMMIT is ended by the next one. */
-	       ((u->rebuilds && !u->committed) || target_has_ended(u));
+	       ((u->rebuilds && !u->committed) || upgrade_target_has_ended(u));
 }
 
 /* -EAGAIN: there is none yet, and upgrade_on_recovery() is called again. */

@@ -77,6 +77,8 @@ void upgrade_tell_text(struct upgrade *u, const char *text);
 /* ---- upgrade_worker.c ---- */
 
 int upgrade_run_worker(struct upgrade *u, Upgraded__V1__WorkerMode mode, struct error *err);
+/* Or there is none. */
+bool upgrade_target_has_ended(struct upgrade *u);
 /* How the target was started, as custody has it; NULL: it was not. */
 const CustodyPut *upgrade_start_order(const struct upgrade *u);
 /* Who the target takes over from, as the manager sees it. */

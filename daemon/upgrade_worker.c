@@ -151,6 +151,9 @@ static int commit(struct upgrade *u, struct error *err)
 				 "the VMM of %s (process %d) does not stand still, so the target "
 				 "may not run",
 				 u->vm->pb->name, u->start->vm->process->pid);
+	/* The source can go on still. */
+	if (upgrade_target_has_ended(u))
+		return error_set(err, -ESRCH, "the target has ended");
 	record.kind = UPGRADED__V1__JOURNAL_RECORD__KIND__COMMIT;
 	fault_point(FAULT_COMMIT_DUE);
 	r = upgrade_journal(u, &record, err);

@@ -47,9 +47,7 @@ def measured(guest, name, upgrade):
     guest.mark(name)
     begin, end = upgrade()
     time.sleep(AFTER)
-    since_boot = (time.time() - time.monotonic()) * 1000
-    gap = guest.ask("gap", f"{begin - since_boot} {end - since_boot}")
-    seen = guest.window(name)
+    gap, seen = guest.gap_between(begin, end), guest.window(name)
     report = guest.fresh_report()
     if report["errors"]:
         raise RuntimeError(f"{name}: {report['errors']} guest errors: {report['first_error']}")
@@ -115,9 +113,7 @@ def by_us(guest, name, binary, *options):
 
     def upgrade():
         report.update(ours(guest, binary, *options))
-        phase = {p["phase"]: p for p in report["phases"]}
-        begin = report["started_at_us"] / 1000
-        return begin + phase["freeze"]["start_ms"], begin + phase["run"]["start_ms"] + phase["run"]["duration_ms"]
+        return guest.no_runner(report)
 
     run = measured(guest, name, upgrade)
     run["vmm_blackout_ms"] = report["blackout_ms"]

@@ -222,6 +222,21 @@ class Guest:
     def window(self, name):
         return self.ask("window", name)
 
+    def gap_between(self, begin, end):
+        """The longest gap of the heartbeat that overlaps this time, in ms since 1970, and the work around it."""
+        since_boot = (time.time() - time.monotonic()) * 1000
+        return self.ask("gap", f"{begin - since_boot} {end - since_boot}")
+
+    @staticmethod
+    def no_runner(report):
+        """From when to when there was none, in ms since 1970, at most."""
+        phase = {p["phase"]: p for p in report["phases"]}
+        begin = report["started_at_us"] / 1000
+        return begin + phase["freeze"]["start_ms"], begin + phase["run"]["start_ms"] + phase["run"]["duration_ms"]
+
+    def switch_gap(self, report):
+        return self.gap_between(*self.no_runner(report))
+
     def status(self):
         return self.ask("status")
 

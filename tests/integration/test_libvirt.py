@@ -4,6 +4,7 @@
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -227,11 +228,14 @@ class Commands(Case):
         info = [line.split(":")[0] for line in said("vcpuinfo", n)[1].splitlines()]
         table[f"vcpuinfo {n}"] = [0, "\n".join(info)]
         for key, (_, text) in table.items():
-            table[key][1] = "\n".join(line for line in text.splitlines() if not line.startswith("CPU time"))
+            lines = [line for line in text.splitlines() if not line.startswith("CPU time")]
+            table[key][1] = re.sub(r'"id":"libvirt-\d+"', '"id":"libvirt-N"', "\n".join(lines))
         return table
 
     def test_ten_upgrades_change_nothing_that_virsh_says(self):
         guest = loaded()
+        # The first time it is virsh qemu-monitor-command that taints the domain, as an upgrade does.
+        self.ask(guest)
         before = self.ask(guest)
         gaps = []
         with Recorder() as recorder:

@@ -9,6 +9,7 @@
 #include "config.h"
 
 #include "cleanup.h"
+#include "window.h"
 
 #include <ctype.h>
 #include <dirent.h>
@@ -162,19 +163,12 @@ static int parse_word(const struct key *key, const char *text, long *ret)
 	return -EINVAL;
 }
 
-/* "22:00-06:00", two times of day that differ; or nothing. */
+/* Or nothing, which is always. */
 static int parse_window(const char *text)
 {
-	static const char pattern[] = "00:00-00:00";
-	int hour, minute;
+	struct window w;
 
-	for (size_t i = 0; i < sizeof(pattern) && *text; i++)
-		if (pattern[i] == '0' ? !isdigit((unsigned char)text[i]) : text[i] != pattern[i])
-			return -EINVAL;
-	for (size_t i = 0; *text && i <= 6; i += 6)
-		if (sscanf(text + i, "%d:%d", &hour, &minute) != 2 || hour > 23 || minute > 59)
-			return -EINVAL;
-	return *text && !strncmp(text, text + 6, 5) ? -EINVAL : 0;
+	return *text ? window_parse(text, &w) : 0;
 }
 
 /* Takes nothing; *v is as it was if it fails. */

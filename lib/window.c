@@ -1,4 +1,4 @@
-/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The hours of a day in which upgrades may begin, by the clock on the wall: a window
  * may go over midnight. One that has begun is not ended by the window's end: that would

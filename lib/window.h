@@ -1,4 +1,4 @@
-/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The hours in which upgrades may begin: see window.c. */
 #ifndef UPGRADED_WINDOW_H
 #define UPGRADED_WINDOW_H

@@ -27,6 +27,7 @@ static const struct verb verbs[] = {
 	{ "abort", "VM", "undo the upgrade under way", verb_abort },
 	{ "watch", "[VM]", "follow upgrades as they happen", verb_watch },
 	{ "history", "[VM]", "list past upgrades", verb_history },
+	{ "report", "VM|ID [--html FILE]", "show one past upgrade", verb_report },
 	{ "config", "", "show the configuration, and where it comes from", verb_config },
 	{ "forget", "VM", "drop a VM from the list, not its process", verb_forget },
 };

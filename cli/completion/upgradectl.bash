@@ -14,7 +14,7 @@ _upgradectl_vms() {
 _upgradectl() {
 	local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]}
 	local common="--json --socket --no-color --help --version"
-	local verbs="run adopt list show check upgrade abort watch history config forget"
+	local verbs="run adopt list show check upgrade abort watch history report config forget"
 	local socket="" verb="" names=0 i word
 
 	COMPREPLY=()
@@ -25,7 +25,7 @@ _upgradectl() {
 			socket=${COMP_WORDS[i+1]}
 			((i++))
 			;;
-		--vmm|--qmp|--pid|--max-blackout|--timeout|--limit|-n|--max-parallel|--canary|--stop-after|--window|--root) ((i++)) ;;
+		--vmm|--qmp|--pid|--max-blackout|--timeout|--limit|-n|--max-parallel|--canary|--stop-after|--window|--root|--html|--work) ((i++)) ;;
 		--)
 			# The rest is a command line of QEMU.
 			COMPREPLY=($(compgen -f -- "$cur"))
@@ -44,7 +44,7 @@ _upgradectl() {
 	done
 
 	case $prev in
-	--socket|--vmm|--qmp)
+	--socket|--vmm|--qmp|--html|--work)
 		COMPREPLY=($(compgen -f -- "$cur"))
 		compopt -o filenames 2>/dev/null
 		return
@@ -65,6 +65,7 @@ _upgradectl() {
 			;;
 		adopt) common+=" --pid --qmp" ;;
 		history) common+=" --limit" ;;
+		report) common+=" --html --work" ;;
 		list) common+=" --outdated" ;;
 		esac
 		COMPREPLY=($(compgen -W "$common" -- "$cur"))
@@ -72,7 +73,7 @@ _upgradectl() {
 		COMPREPLY=($(compgen -W "$verbs" -- "$cur"))
 	elif ((names == 0)) || [[ $verb == upgrade ]]; then
 		case $verb in
-		show|check|upgrade|abort|watch|history|forget)
+		show|check|upgrade|abort|watch|history|report|forget)
 			# Not by compgen -W, which would expand $(...) in a name.
 			while IFS= read -r word; do
 				[[ $word != "$cur"* ]] || COMPREPLY+=("$(printf '%q' "$word")")

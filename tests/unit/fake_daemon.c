@@ -250,13 +250,16 @@ static void list(struct connection *c)
 	wire_send(c->sock, &env, NULL, 0);
 }
 
-static void history(struct connection *c, uint32_t limit)
+/* Only of one VM. */
+static void history(struct connection *c, const char *name, uint32_t limit)
 {
 	Upgraded__V1__Report *all[] = { c->sample.committed, c->sample.rolled_back,
 					c->sample.lost };
 	Upgraded__V1__History reply = UPGRADED__V1__HISTORY__INIT;
 
 	reply.n_reports = limit && limit < ARRAY_SIZE(all) ? limit : ARRAY_SIZE(all);
+	if (name[0] && strcmp(name, "vm1") != 0)
+		reply.n_reports = 0;
 	reply.reports = all + ARRAY_SIZE(all) - reply.n_reports;
 	ANSWER(c, HISTORY_REPLY, &reply);
 }
@@ -293,7 +296,7 @@ static void serve_request(struct connection *c, const Envelope *request)
 			watch(c);
 		break;
 	case UPGRADED__V1__ENVELOPE__BODY_HISTORY:
-		history(c, request->history->limit);
+		history(c, request->history->name, request->history->limit);
 		break;
 	case UPGRADED__V1__ENVELOPE__BODY_RUN:
 		if (!settled_by_name(c, request->run->name))

@@ -261,6 +261,9 @@ static void output_fits_and_stays(void **state)
 		{ "watch", ARGV("watch") },
 		{ "history", ARGV("history") },
 		{ "history-limit", ARGV("history", "--limit", "1") },
+		{ "report", ARGV("report", "vm1") },
+		{ "report-by-id", ARGV("report", "8") },
+		{ "report-absent", ARGV("report", "9999") },
 		{ "forget", ARGV("forget", "vm1") },
 		{ "adopt", ARGV("adopt", "new", "--qmp", "qmp.sock", "--pid", "12") },
 		{ "config", ARGV("config", "--root", "/nonexistent") },
@@ -272,6 +275,62 @@ static void output_fits_and_stays(void **state)
 		check_golden(*state, table[i].name, "80", table[i].argv);
 		check_golden(*state, table[i].name, "200", table[i].argv);
 	}
+}
+
+/* Ten heartbeats a second; none for the 38 ms of the blackout, and half of them for a second after it. */
+static void write_work(const char *path, const char *last)
+{
+	_cleanup_fclose_ FILE *f = fopen(path, "we");
+	double done = 0;
+
+	assert_non_null(f);
+	fputs("# heartbeats\n", f);
+	for (int i = -50; i < 100; i++) {
+		fprintf(f, "%.1f %.1f\n", 1795176000 + i / 10.0, done);
+		done += i >= 17 && i < 27 ? 5 : 10;
+	}
+	fputs(last, f);
+}
+
+static void page_stands_for_itself(void **state)
+{
+	static const char *const foreign[] = { "<script", "http", "url(", "\033", "NaN", "nan" };
+	_cleanup_result_ struct result page = { 0 }, with_work = { 0 }, to_file = { 0 };
+
+	write_work("work", "");
+	RUN(*state, &page, NULL, "report", "8", "--html", "-");
+	assert_code(&page, CLI_DONE);
+	assert_golden(GOLDEN_DIR, "report.html", page.out);
+	RUN(*state, &with_work, NULL, "report", "7", "--html", "-", "--work", "work");
+	assert_code(&with_work, CLI_DONE);
+	assert_golden(GOLDEN_DIR, "report-work.html", with_work.out);
+	assert_says(with_work.out, "the guest got 53 % done");
+	for (size_t i = 0; i < ARRAY_SIZE(foreign); i++)
+		assert_null(strstr(with_work.out, foreign[i]));
+	RUN(*state, &to_file, NULL, "report", "7", "--html", "page.html");
+	assert_code(&to_file, CLI_DONE);
+	assert_string_equal(to_file.out, "");
+	assert_int_equal(access("page.html.new", F_OK), -1);
+	assert_int_equal(unlink("page.html"), 0);
+	unlink("work");
+}
+
+static void work_must_be_a_counter(void **state)
+{
+	static const char *const wrong[] = { "1795176000 1\n", "1795186000 1\n", "1795186000\n",
+					     "1795186000 99999 1\n", "-1 99999\n",
+					     "1795186000 inf\n", "now 1\n" };
+
+	for (size_t i = 0; i < ARRAY_SIZE(wrong); i++) {
+		_cleanup_result_ struct result r = { 0 };
+
+		write_work("work", wrong[i]);
+		RUN(*state, &r, NULL, "report", "7", "--html", "-", "--work", "work");
+		assert_code(&r, CLI_USAGE);
+		assert_says(r.err, "work, line 152: ");
+		assert_string_equal(r.out, "");
+	}
+	unlink("work");
 }
 
 static void each_failure_has_its_exit_code(void **state)
@@ -305,6 +364,12 @@ static void each_failure_has_its_exit_code(void **state)
 		{ CLI_USAGE, ARGV("upgrade", "vm1", "--timeout", "nan"), "positive number" },
 		{ CLI_USAGE, ARGV("upgrade", "vm1", "--timeout", "1x"), "positive number" },
 		{ CLI_USAGE, ARGV("history", "--limit", "-1"), "--limit" },
+		{ CLI_USAGE, ARGV("report"), "which upgrade?" },
+		{ CLI_USAGE, ARGV("report", "7", "--work", "x"), "page of --html" },
+		{ CLI_USAGE, ARGV("report", "7", "--html", "-", "--work", "bin/qemu"), "two samples" },
+		{ CLI_NO_SUCH_VM, ARGV("report", "7x"), "upgradectl history" },
+		{ CLI_FAILED, ARGV("report", "7", "--html", "-", "--work", "absent"), "absent" },
+		{ CLI_FAILED, ARGV("report", "7", "--html", "/proc/no/page"), "/proc/no/page" },
 		{ CLI_USAGE, ARGV("adopt"), "--pid PID or --qmp PATH" },
 		{ CLI_USAGE, ARGV("adopt", "--pid", "0"), "--pid" },
 		{ CLI_USAGE, ARGV("run", "vm1"), "command line of QEMU" },
@@ -580,6 +645,8 @@ int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(output_fits_and_stays),
+		cmocka_unit_test(page_stands_for_itself),
+		cmocka_unit_test(work_must_be_a_counter),
 		cmocka_unit_test(each_failure_has_its_exit_code),
 		cmocka_unit_test(a_socket_that_may_not_be_used_is_denied),
 		cmocka_unit_test(every_verb_prints_one_json_document),

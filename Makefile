@@ -59,12 +59,14 @@ check-native: ## VMMs with libupgraded: a tiny one, upgraded and killed in every
 	@testbed/deps build testbed kernel
 	@tests/check native
 
-check-fault: ## every process of an upgrade hit by every fault at every boundary; 1,000 random kills; 200 VMs at once; upgraded itself replaced
+check-fault: ## every process of an upgrade hit by every fault at every boundary, a sample of it on QEMU; 1,000 random kills; 200 VMs at once; upgraded itself replaced
 	@testbed/deps build testbed kernel
 	@tests/fault/run
 	@tests/fault/random
 	@tests/fault/many
 	@tests/fault/previous
+	@tests/fault/qemu memfd
+	@tests/fault/qemu stage2
 
 check-testbed: ## the emulated host's own tests only
 	@testbed/deps build testbed

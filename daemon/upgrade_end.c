@@ -22,7 +22,9 @@
 #include "work_dir.h"
 
 #include <inttypes.h>
+#include <signal.h>
 #include <string.h>
+#include <sys/pidfd.h>
 #include <time.h>
 
 /* What went wrong first; of a guest that is lost, also why nothing helped. */
@@ -136,6 +138,10 @@ void upgrade_end(struct upgrade *u)
 
 	fill_report(u);
 	update_vm(u);
+	/* The guest has ended. A source that was kept to be seen may go, and be missed. */
+	if (r->outcome == OUTCOME(LOST) && (u->committed || u->rebuilds) &&
+	    upgrade_target_has_ended(u))
+		(void)pidfd_send_signal(u->source_pidfd, SIGKILL, NULL, 0);
 	audit_report(r, outcome_text(r));
 	if (u->begun) {
 		end.kind = UPGRADED__V1__JOURNAL_RECORD__KIND__END;

@@ -4,7 +4,8 @@
  * says which way: before COMMIT another worker undoes, after it one finishes. When
  * both VMMs are dead and the guest is in custody, whole, and nobody was told to run
  * from it, one starts a target from there; that may have to wait until the manager has
- * a place for it. What this machine is short of at the moment is waited for as well:
+ * a place for it. After COMMIT a source is as good as dead, and killed, unless the
+ * manager needs to see it (manager.h). What this machine is short of at the moment is waited for as well:
  * a guest that stands still gains nothing if this gives up.
  *
  * What if the daemon dies right now? The next one comes here by upgrade_resume() and
@@ -77,11 +78,11 @@ static int find_place(struct upgrade *u)
 	if (r != -EAGAIN) {
 		u->no_place = true;
 		log_vm(LOG_ERR, u->vm->pb->name, u->start->upgrade_id,
-		       "both of its VMMs have ended, and whoever manages it has gone on without them");
+		       "its VMMs have ended, and whoever manages it has gone on without them");
 	} else if (!u->place_until_us) {
 		u->place_until_us = now + PLACE_US;
 		log_vm(LOG_NOTICE, u->vm->pb->name, u->start->upgrade_id,
-		       "both of its VMMs have ended: waits for %s to be started anew",
+		       "its VMMs have ended: waits for %s to be started anew",
 		       u->vm->pb->unit);
 	}
 	if (u->place_until_us && now > u->place_until_us) {
@@ -112,7 +113,7 @@ static int begin_rebuild(struct upgrade *u, struct error *err)
 		u->tries = 1;
 	u->committed = false;
 	log_vm(LOG_WARNING, u->vm->pb->name, u->start->upgrade_id,
-	       "both of its VMMs have ended: another target is started from custody");
+	       "its VMMs have ended: another target is started from custody");
 	return 0;
 }
 
@@ -131,7 +132,7 @@ int upgrade_on_recovery(sd_event_source *s, uint64_t usec, void *userdata)
 	int r = 0;
 
 	if (upgrade_can_rebuild(u)) {
-		if (!process_has_ended(u->source_pidfd)) {
+		if (!process_has_ended(u->source_pidfd) && !manager_of(u->vm)->needs_source) {
 			(void)pidfd_send_signal(u->source_pidfd, SIGKILL, NULL, 0);
 			oneshot_arm(u->later, SOURCE_END_US);
 			return 0;

@@ -111,13 +111,13 @@ void upgrade_tell_manager(struct upgrade *u)
 /* There is one that could run, and no kernel that keeps it from running. */
 static bool source_may_run(const struct upgrade *u, const CustodyPut *target)
 {
-	return !u->rebuilds &&
+	return !process_has_ended(u->source_pidfd) &&
 	       !(target->plan && target->plan->tier == UPGRADED__V1__TIER__TIER_STAGE2);
 }
 
 void upgrade_watch_source(struct upgrade *u, const CustodyPut *target)
 {
-	if (!source_may_run(u, target))
+	if (u->watch || !source_may_run(u, target))
 		return;
 	if (source_watch_new(u->ctx->event, u->vm->pb->name, u->start->upgrade_id,
 			     u->start->vm->process->pid, u->source_pidfd, &u->watch) < 0)

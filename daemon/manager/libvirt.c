@@ -23,6 +23,7 @@
 #include "manager/systemd.h"
 #include "procfs.h"
 #include "registry.h"
+#include "standstill.h"
 #include "upgrade.h"
 
 #include <dirent.h>
@@ -275,15 +276,19 @@ static void libvirt_gone(struct context *ctx, struct vm *vm)
 {
 }
 
-/* libvirt has seen the domain end by then, and taken down what it stood on. */
+/*
+ * In the cgroups of the source, while it stands there. With the last of its processes
+ * systemd takes the domain's scope down, and there is none to be started in.
+ */
 static int libvirt_place(struct context *ctx, struct vm *vm, const CustodyPut *start,
 			 Process *ret_process)
 {
-	return -ENOENT;
+	return vm->pidfd >= 0 && !process_has_ended(vm->pidfd) ? 0 : -ENOENT;
 }
 
 const struct manager_driver manager_libvirt = {
 	.name = "libvirt",
+	.needs_source = true,
 	.begin = libvirt_begin,
 	.commit = libvirt_commit,
 	.finish = libvirt_finish,

@@ -8,6 +8,11 @@
 
 struct manager_driver {
 	const char *name;
+	/*
+	 * It takes the end of the source for that of the VM until done(): a source that
+	 * may not run any more is kept, standing still, beside a target from custody.
+	 */
+	bool needs_source;
 	/* Before anything is touched: 0, or why it could not be told later. */
 	int (*begin)(struct context *ctx, struct vm *vm, struct error *err);
 	/*
@@ -25,8 +30,8 @@ struct manager_driver {
 	/* The upgrade has ended and @vm is what it is from now on. */
 	void (*done)(struct context *ctx, struct vm *vm, const Report *report);
 	/*
-	 * Both VMMs are dead. 0: another may be started, in the cgroups and in the
-	 * place of *ret_process (pid 0: of nobody). -EAGAIN: not yet. May be called
+	 * Both VMMs are dead, or only the target (needs_source). 0: another may be
+	 * started, in the cgroups and in the place of *ret_process (pid 0: of nobody). -EAGAIN: not yet. May be called
 	 * again and again; @ret_process is then what commit() gets as the source. @start:
 	 * how the target was started, as custody has it. Other errors: none may be.
 	 */

@@ -412,7 +412,10 @@ static int prepare(struct upgrade *u, struct error *err)
 	if (r < 0)
 		return r;
 	u->fds = (uint32_t)state.fds.n;
-	r = put_cpr(u, &state, err);
+	if (is_libvirts(u))
+		r = libvirt_hold_connections(u, q->source->fds, q->source->n_fds, err);
+	if (r >= 0)
+		r = put_cpr(u, &state, err);
 	if (r < 0)
 		return r;
 	return build_target(u, q, &state, err);
@@ -738,6 +741,9 @@ static int finish(struct upgrade *u, struct error *err)
 	qmp_freep(&q->source_qmp);
 	if (is_libvirts(u)) {
 		r = libvirt_part(u, q->target_qmp, err);
+		/* The guest has ended: by the end of the source libvirt sees that, too. */
+		if (r != -EOWNERDEAD && process_has_ended(u->target_pidfd))
+			return hold_end(&u->wait, u->source_pidfd, "the source", err) ?: r;
 		if (r < 0)
 			return r;
 	}

@@ -2,14 +2,17 @@
 /*
  * Reaches the monitor of a domain through libvirt, whose it is: by a process of its
  * own, which stands beside the worker's binary (manager/libvirt_monitor.c). It ends when
- * the connection does, and with this process.
+ * the connection does, and with this process. And keeps libvirt from seeing a source
+ * that dies before its time: what was connected with it stays so, in custody.
  */
 #include "libvirt.h"
 
+#include "argv_plan.h"
 #include "cleanup.h"
 #include "json.h"
 #include "link.h"
 #include "manager/libvirt_files.h"
+#include "scm_rights.h"
 #include "standstill.h"
 #include "upgrade.h"
 
@@ -20,6 +23,7 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #define PROGRAM "upgraded-libvirt-monitor"
@@ -107,6 +111,39 @@ int libvirt_check(const Upgraded__V1__Vm *vm, struct findings *f)
 				    "libvirt has %s in process %d, not in %d", vm->name,
 				    (int)s->pid, vm->process->pid);
 	return libvirt_status_check(s, f);
+}
+
+/* What the source accepted from @daemon: its monitor, its guest's agent. -EBADF: something else. */
+static int copy_connection(int source_pidfd, const struct source_fd *fd, pid_t daemon)
+{
+	_cleanup_close_ int copy = -EBADF;
+	struct ucred peer = { 0 };
+	socklen_t len = sizeof(peer);
+
+	if (fd->listen || strncmp(fd->link, "socket:", 7) != 0)
+		return -EBADF;
+	copy = (int)syscall(SYS_pidfd_getfd, source_pidfd, fd->fd, 0);
+	if (copy < 0 || getsockopt(copy, SOL_SOCKET, SO_PEERCRED, &peer, &len) < 0 ||
+	    peer.pid != daemon)
+		return -EBADF;
+	return TAKE_FD(copy);
+}
+
+int libvirt_hold_connections(struct upgrade *u, const struct source_fd *fds, size_t n,
+			     struct error *err)
+{
+	Upgraded__V1__CustodyPut put = UPGRADED__V1__CUSTODY_PUT__INIT;
+	_cleanup_scm_fds_ struct scm_fds found = SCM_FDS_INIT;
+	pid_t daemon = libvirt_daemon_pid();
+
+	for (size_t i = 0; daemon && i < n && found.n < ARRAY_SIZE(found.fd); i++) {
+		int fd = copy_connection(u->source_pidfd, &fds[i], daemon);
+
+		if (fd >= 0)
+			found.fd[found.n++] = fd;
+	}
+	put.name = (char *)"libvirt";
+	return found.n ? link_put(&u->wait, &put, found.fd, found.n, err) : 0;
 }
 
 static int read_vcpus(struct qmp *target, Upgraded__V1__FinishRequest__Vcpu **ret, size_t *ret_n,

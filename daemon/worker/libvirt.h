@@ -22,6 +22,14 @@ int libvirt_connect(const char *uuid, const char *name, struct waiter *w, struct
 int libvirt_check(const Upgraded__V1__Vm *vm, struct findings *findings);
 
 struct upgrade;
+struct source_fd;
+
+/*
+ * Puts the source's ends of its connections with libvirt's daemon into custody, as
+ * "libvirt": that daemon does not see them close when the source dies before its time.
+ */
+int libvirt_hold_connections(struct upgrade *u, const struct source_fd *fds, size_t n,
+			     struct error *err);
 
 /*
  * Waits until libvirt's daemon is not there to miss the source; tells the daemon who the

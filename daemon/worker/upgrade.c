@@ -346,7 +346,7 @@ Upgraded__V1__Outcome upgrade_run(struct upgrade *u, struct error *err)
 }
 
 /*
- * As switch_over(), without a source. If this process dies here the target is as
+ * As switch_over(), without a source; one that is kept to be seen stands still. If this process dies here the target is as
  * good as never started: another worker ends it and starts one more, because the
  * device state is used by none before COMMIT.
  */
@@ -358,7 +358,9 @@ static int start_over(struct upgrade *u, struct error *err)
 	limit_phase(u);
 	if (u->wait.deadline_us < now_us() + REBUILD_LEAST_US)
 		u->wait.deadline_us = now_us() + REBUILD_LEAST_US;
-	r = d->rebuild(u, err);
+	r = hold_stop(u->source_pidfd, err);
+	if (r >= 0)
+		r = d->rebuild(u, err);
 	if (r >= 0)
 		r = confine(err);
 	if (r < 0)
@@ -385,9 +387,9 @@ Upgraded__V1__Outcome upgrade_rebuild(struct upgrade *u, struct error *err)
 	int r;
 
 	timeline_begin(&u->timeline);
-	enter(u, PHASE(PREPARE), "starting a target from custody: both VMMs have ended");
+	enter(u, PHASE(PREPARE), "starting a target from custody: the VMMs have ended");
 	u->plan = u->start->plan;
-	/* It is dead, and that is no news. */
+	/* It is dead, or as good as that: its end is no news. */
 	u->wait.source = -EBADF;
 	r = start_over(u, err);
 	if (r == -EOWNERDEAD && timeline_phase(&u->timeline) == PHASE(SWITCH))
@@ -395,7 +397,7 @@ Upgraded__V1__Outcome upgrade_rebuild(struct upgrade *u, struct error *err)
 	if (r >= 0) {
 		findings_add(&u->findings, UPGRADED__V1__SEVERITY__SEVERITY_WARNING, "rebuild",
 			     u->start->vm->name, NULL,
-			     "both VMMs ended during the upgrade: the guest was taken from custody "
+			     "the VMMs ended during the upgrade: the guest was taken from custody "
 			     "into a target started anew");
 		return go_forward(u, err);
 	}

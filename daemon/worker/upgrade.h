@@ -82,8 +82,8 @@ struct driver {
 	/* Before COMMIT: the target ends, the source goes on. */
 	int (*undo)(struct upgrade *u, struct error *err);
 	/*
-	 * In place of examine() and prepare(), when both VMMs are dead: starts a
-	 * target from what is in custody. verify(), load(), hold() and all after
+	 * In place of examine() and prepare(), when both VMMs are dead, or the target is
+	 * and the source may not run any more: starts a target from what is in custody. verify(), load(), hold() and all after
 	 * COMMIT follow, without a source.
 	 */
 	int (*rebuild)(struct upgrade *u, struct error *err);

@@ -5,10 +5,13 @@ Each cell is a test: an upgrade waits at a boundary, and one of the processes is
 matrix says for tinyvmm (tests/fault/matrix.py). That never two VMMs ran the guest shows in its heartbeats: a number that
 came twice would count as duplicated, and its memory would not be as it wrote it."""
 
+import collections
+import json
 import os
 import pathlib
 import signal
 import sys
+import time
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent / "fault"), str(HERE.parent / "vmm")]
@@ -23,6 +26,8 @@ from test_tiers import QEMUS, make  # noqa: E402
 STAGE2 = bool(QEMUS[0])
 HOLD_MS = 3000
 LIMITS = ["--max-blackout", "20000", "--timeout", "60"]
+RECOVERED_SECONDS = 65  # after the kill: the longest deadline of LIMITS, and five
+MATRIX = HERE.parent.parent / "build/fault/matrix.json"
 VICTIMS = ("source", "target", "worker", "daemon")
 BOUNDARIES = ("daemon.intent", "daemon.worker-started", "daemon.custody-fds", "daemon.custody-journaled", "daemon.commit-due",
               "daemon.commit-journaled", "daemon.commit-told", "daemon.report-received", "daemon.end-due",
@@ -39,6 +44,18 @@ def start():
     if STAGE2:
         return started(make("faults"), QEMUS[0])
     return started(Guest("faults", smp=1, **LIGHT), NEW)
+
+
+def note(cell, result, **more):
+    """Adds the cell to the table of tests/fault/run, beside those of tinyvmm."""
+    table = json.loads(MATRIX.read_text()) if MATRIX.exists() else {}
+    tier = table.setdefault("qemu", {}).setdefault("stage2" if STAGE2 else "memfd", {"rows": []})
+    tier["rows"] = [row for row in tier["rows"] if row["name"] != cell.name]
+    tier["rows"].append({"name": cell.name, "boundary": cell.boundary, "fault": cell.fault, "victim": cell.victim, "result": result, **more})
+    tier["cells"], tier["failed"] = len(tier["rows"]), sum(row["result"] != "ok" for row in tier["rows"])
+    tier["outcomes"] = collections.Counter(str(row["outcome"]) for row in tier["rows"] if row["result"] == "ok")
+    MATRIX.parent.mkdir(parents=True, exist_ok=True)
+    MATRIX.write_text(json.dumps(table, indent=1) + "\n")
 
 
 class Faults(Case):
@@ -74,13 +91,15 @@ class Faults(Case):
         self.assertTrue(FAULTS_SEEN.exists(), attempt.report)
         pids = self.pids(cell.victim, attempt, source)
         self.assertTrue(pids, f"there is no {cell.victim} at {cell.boundary}")
+        self.killed = time.monotonic()
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
 
         def over():
             status, documents = ctl("show", guest.name)
             return status == 0 and not documents[-1].get("upgrade_id") and not processes("upgraded-worker")
-        wait_until(over, 120, "the end")
+        wait_until(over, RECOVERED_SECONDS, "the end")
+        self.seconds = round(time.monotonic() - self.killed, 2)
         attempt.wait()
         after = reports(guest.name)
         return guest, source, after[0] if len(after) > known else {}
@@ -93,7 +112,7 @@ class Faults(Case):
         if outcome == "lost" or gone and not alive(guest.pid()):
             saw(f"{outcome}, died with its VMM")
             stop_shared()
-            return
+            return outcome, None
         self.assertTrue(alive(guest.pid()), report)
         if outcome:
             self.assertEqual(guest.pid() != source, outcome == "committed", report)
@@ -101,16 +120,18 @@ class Faults(Case):
         if STAGE2:
             # One that was undone before it had a plan has no tier.
             self.assertIn(report.get("tier", "stage2"), ("stage2",) if outcome == "committed" else ("stage2", "unspecified"), report)
-        self.healthy(guest, str(outcome))
+        return outcome, self.healthy(guest, str(outcome))
 
 
 def add(cell):
     def test(self):
         try:
-            self.run_cell(cell)
-        except BaseException:
+            outcome, gap_ms = self.run_cell(cell)
+        except BaseException as e:
+            note(cell, "FAILED", why=str(e))
             stop_shared()  # the next cell gets a guest of which all is known
             raise
+        note(cell, "ok", outcome=outcome, seconds=self.seconds, guest_stood_still_ms=gap_ms)
     setattr(Faults, "test_" + cell.name.replace(".", "_").replace("/", "_").replace("-", "_"), test)
 
 

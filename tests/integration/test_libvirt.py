@@ -15,7 +15,7 @@ from common import (FAULTS_SEEN, NEW, Attempt, Case, alive, ctl, daemon_pid, fau
 from domain import Domain, Small, virsh
 from host import REFUSED, wait_until
 from test_custody import settled
-from test_rollback import target_gets
+from test_rollback import not_after_commit, target_gets
 
 DENIED, NO_SUCH_VM = 7, 5
 ROUNDS = int(os.environ.get("UPGRADED_LIBVIRT_ROUNDS", "10"))
@@ -85,8 +85,9 @@ class Libvirt(Case):
         guest = self.guest()
         for phase in ("prepare", "freeze"):
             source = self.begin(guest)
-            attempt = Attempt(guest, NEW, "--max-blackout", "8000", on={phase: target_gets(signal.SIGKILL)})
-            self.rolled_back(guest, attempt, source, f"target killed at {phase}")
+            with not_after_commit(phase, source):
+                attempt = Attempt(guest, NEW, "--max-blackout", "8000", on={phase: target_gets(signal.SIGKILL)})
+                self.rolled_back(guest, attempt, source, f"target killed at {phase}")
             self.assertEqual(guest.state().split()[0], "running")
             self.assertIn("VM status: running", virsh("qemu-monitor-command", guest.name, "--hmp", "info status"))
 
@@ -242,8 +243,9 @@ class Commands(Case):
             for n in range(ROUNDS):
                 source = self.begin(guest)
                 if n % 2:
-                    attempt = Attempt(guest, NEW, "--max-blackout", "8000", on={"freeze": target_gets(signal.SIGKILL)})
-                    self.rolled_back(guest, attempt, source, f"round {n}")
+                    with not_after_commit("freeze", source):
+                        attempt = Attempt(guest, NEW, "--max-blackout", "8000", on={"freeze": target_gets(signal.SIGKILL)})
+                        self.rolled_back(guest, attempt, source, f"round {n}")
                     source = self.begin(guest)
                 status, report = guest.upgrade(NEW)
                 self.committed(guest, status, report, source)
@@ -265,20 +267,25 @@ class Kills(Case):
     """Somebody is killed while the worker stands at a boundary: the domain goes on, and libvirt sees what is there."""
 
     long = True
-    POINTS = ("examined", "target-started", "verified", "frozen", "held", "committed", "ran", "finished")
+    CELLS = [(point, "target") for point in ("target-started", "verified", "frozen", "held", "committed")]
+    # The state is in custody: the source is not needed any more, and libvirt does not see it go.
+    CELLS += [(point, "source") for point in ("state-whole", "frozen", "held", "committed", "ran")]
+    CELLS += [(point, who) for point in ("examined", "target-started", "verified", "frozen", "held", "committed", "ran", "finished")
+              for who in ("libvirtd", "upgraded")]
+    # As of any VMM that dies under its guest.
+    ENDS = [("verified", "source"), ("ran", "target")]
 
-    def kill(self, who, attempt):
+    def kill(self, who, attempt, source):
         if who == "libvirtd":
             pid = int(pathlib.Path("/run/libvirt/qemu/driver.pid").read_text())
         elif who == "upgraded":
             pid = daemon_pid()
+        elif who == "source":
+            pid = source
         else:
             new = targets() - attempt.before
-            if not new:
-                return False
             pid, = new
         os.kill(pid, signal.SIGKILL)
-        return True
 
     def vmms(self, name):
         found = []
@@ -292,15 +299,24 @@ class Kills(Case):
                     found.append(int(pid))
         return found
 
-    def cell(self, guest, point, who):
+    def hit(self, guest, point, who):
         source = self.begin(guest)
         fault(f"worker.{point} sleep 3000")
         attempt = Attempt(guest, NEW, "--max-blackout", "20000")
         wait_until(lambda: FAULTS_SEEN.exists() or attempt.report, 120, f"the worker comes to {point}")
-        hit = self.kill(who, attempt)
+        self.kill(who, attempt, source)
         attempt.wait(200)
         fault("")
-        report = settled(guest.name)
+        return source, settled(guest.name)
+
+    def ended(self, guest, point, who):
+        _, report = self.hit(guest, point, who)
+        wait_until(lambda: sh("virsh", "-q", "domstate", guest.name).stdout.strip() == "shut off", 90, "libvirt says that it ended")
+        wait_until(lambda: not self.vmms(guest.name), 20, lambda: f"no VMM is left: {self.vmms(guest.name)}")
+        saw(f"{point:<14} {who:<8} {report['outcome']:<11} its VMM has died, and libvirt says so")
+
+    def cell(self, guest, point, who):
+        source, report = self.hit(guest, point, who)
         wait_until(lambda: sh("virsh", "-q", "domstate", guest.name).stdout.strip() == "running", 90, "libvirt says that it runs")
         pid, = wait_until(lambda: len(found := self.vmms(guest.name)) == 1 and found, 20, lambda: f"one VMM: {self.vmms(guest.name)}")
         self.assertEqual(int(pathlib.Path(f"/run/libvirt/qemu/{guest.name}.pid").read_text()), pid)
@@ -308,22 +324,25 @@ class Kills(Case):
         self.assertEqual(pid == source, report["outcome"] != "committed", report)
         self.assertIn("VM status: running", virsh("qemu-monitor-command", guest.name, "--hmp", "info status"))
         gap = self.healthy(guest)
-        saw(f"{point:<14} {who:<8} {report['outcome'] if hit else 'nobody there':<11} {gap:5.0f} ms")
+        saw(f"{point:<14} {who:<8} {report['outcome']:<11} {gap:5.0f} ms")
 
     def test_whoever_is_killed_the_domain_goes_on(self):
         libvirt()
         take_faults()
         guest = loaded()
         failed = []
-        for point in self.POINTS:
-            for who in ("libvirtd", "upgraded", "target"):
-                try:
-                    self.cell(guest, point, who)
-                except Exception as e:  # pylint: disable=broad-except
-                    failed.append(f"{point} {who}: {e}")
-                    saw(f"{point:<14} {who:<8} FAILED: {str(e)[:600]}")
-                    fault("")
+        for point, who in self.CELLS + self.ENDS:
+            try:
+                if (point, who) in self.ENDS:
+                    self.ended(guest, point, who)
                     guest = loaded()
+                else:
+                    self.cell(guest, point, who)
+            except Exception as e:  # pylint: disable=broad-except
+                failed.append(f"{point} {who}: {e}")
+                saw(f"{point:<14} {who:<8} FAILED: {str(e)[:600]}")
+                fault("")
+                guest = loaded()
         self.assertEqual(failed, [])
 
     test_whoever_is_killed_the_domain_goes_on.seconds = 2400

@@ -69,6 +69,11 @@ def target_gets(number):
     return lambda attempt: os.kill(attempt.target(), number)
 
 
+def not_after_commit(phase, source):
+    """On a busy machine the signal to a target that is to be hit in FREEZE may come a second late: not after COMMIT."""
+    return Unstoppable(source) if phase == "freeze" else contextlib.nullcontext()
+
+
 def target_crawls_into_load(then):
     """Lets the target read the state in small steps until all of it is on the way, so that LOAD is long; then sends it
     one more signal. In a thread of its own: the events must be read meanwhile."""
@@ -91,8 +96,7 @@ class Rollback(Case):
         guest = shared(2 if kind == "killed" else 1)
         source = self.begin(guest)
         number = {"killed": signal.SIGKILL, "hung": signal.SIGSTOP}[kind]
-        # On a busy machine the signal to a target that is to be hit in FREEZE may come a second late: not after COMMIT.
-        with Unstoppable(source) if phase == "freeze" else contextlib.nullcontext():
+        with not_after_commit(phase, source):
             attempt = Attempt(guest, NEW, *options, on={phase: target_gets(number)})
             report = self.rolled_back(guest, attempt, source, f"target {kind} at {phase}")
         self.says_killed(kind, report)

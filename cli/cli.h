@@ -49,6 +49,7 @@ int verb_abort(struct cli *cli, int argc, char **argv);
 int verb_watch(struct cli *cli, int argc, char **argv);
 int verb_history(struct cli *cli, int argc, char **argv);
 int verb_report(struct cli *cli, int argc, char **argv);
+int verb_metrics(struct cli *cli, int argc, char **argv);
 int verb_config(struct cli *cli, int argc, char **argv);
 int verb_forget(struct cli *cli, int argc, char **argv);
 

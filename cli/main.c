@@ -28,6 +28,7 @@ static const struct verb verbs[] = {
 	{ "watch", "[VM]", "follow upgrades as they happen", verb_watch },
 	{ "history", "[VM]", "list past upgrades", verb_history },
 	{ "report", "VM|ID [--html FILE]", "show one past upgrade", verb_report },
+	{ "metrics", "[--output FILE]", "print counters for Prometheus", verb_metrics },
 	{ "config", "", "show the configuration, and where it comes from", verb_config },
 	{ "forget", "VM", "drop a VM from the list, not its process", verb_forget },
 };

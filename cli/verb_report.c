@@ -4,6 +4,7 @@
  * to a ticket. Read-only; the page appears under its name when it is whole.
  */
 #include "ask.h"
+#include "file.h"
 #include "options.h"
 #include "report.h"
 #include "report_html.h"
@@ -102,32 +103,14 @@ static int find(const struct cli *cli, char *which, Envelope **ret_answer,
 static int write_page(const char *path, const Upgraded__V1__Report *report,
 		      const struct work_rate *work, struct error *err)
 {
-	_cleanup_free_ char *fresh = NULL;
-	FILE *f;
-	int r = 0;
+	_cleanup_(file_abandon) struct file file = FILE_INIT;
+	int r;
 
-	if (!strcmp(path, "-")) {
-		report_html(stdout, report, work);
-		return fflush(stdout) ? error_errno(err, -errno, "cannot write the page") : 0;
-	}
-	if (asprintf(&fresh, "%s.new", path) < 0) {
-		fresh = NULL;
-		return -ENOMEM;
-	}
-	f = fopen(fresh, "we");
-	if (!f)
-		return error_errno(err, -errno, "%s", fresh);
-	report_html(f, report, work);
-	if (ferror(f))
-		r = -EIO;
-	if (fclose(f) && !r)
-		r = -errno;
-	if (!r && rename(fresh, path) < 0)
-		r = -errno;
-	if (!r)
-		return 0;
-	(void)unlink(fresh);
-	return error_errno(err, r, "%s", path);
+	r = file_begin(&file, path, err);
+	if (r < 0)
+		return r;
+	report_html(file.f, report, work);
+	return file_finish(&file, err);
 }
 
 /* A file of ours that is not there is not a VM that is not there. */

@@ -6,6 +6,7 @@
 #include "digests.h"
 #include "config.h"
 #include "error.h"
+#include "metrics.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -37,6 +38,7 @@ struct context {
 	struct polkit *polkit;	  /* requests that polkit is asked about */
 	struct native *native;	  /* VMMs on vmm.sock */
 	struct digests digests;
+	struct metrics metrics;
 	struct libvirt *libvirt;  /* manager/libvirt.c */
 	uint64_t next_id;	  /* of upgrades */
 };

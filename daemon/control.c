@@ -471,6 +471,16 @@ static int handle_forget(struct context *ctx, const struct requester *from,
 	return 0;
 }
 
+static int handle_metrics(struct context *ctx, const struct requester *from)
+{
+	Envelope env = ENVELOPE_INIT;
+
+	env.body_case = BODY(METRICS);
+	env.metrics = &ctx->metrics.pb;
+	server_reply(ctx->server, from, &env);
+	return 0;
+}
+
 static int handle(struct context *ctx, const struct requester *from, const Envelope *request,
 		  struct error *err)
 {
@@ -497,6 +507,8 @@ static int handle(struct context *ctx, const struct requester *from, const Envel
 		return handle_forget(ctx, from, request->forget, err);
 	case BODY(LIBVIRT_STARTING):
 		return libvirt_starting(ctx, from, err);
+	case BODY(METRICS_REQUEST):
+		return handle_metrics(ctx, from);
 	default:
 		return error_set(err, -EPROTO, "%s is no request", envelope_name(request));
 	}

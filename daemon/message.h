@@ -23,6 +23,7 @@ typedef Upgraded__V1__JournalRecord JournalRecord;
 typedef Upgraded__V1__FinishRequest FinishRequest;
 typedef Upgraded__V1__ErrorCode ErrorCode;
 typedef Upgraded__V1__Phase Phase;
+typedef Upgraded__V1__Metrics Metrics;
 
 #define ERROR_CODE(x) UPGRADED__V1__ERROR_CODE__ERROR_##x
 #define PHASE(x)      UPGRADED__V1__PHASE__PHASE_##x

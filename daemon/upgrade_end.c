@@ -143,6 +143,7 @@ void upgrade_end(struct upgrade *u)
 	    upgrade_target_has_ended(u))
 		(void)pidfd_send_signal(u->source_pidfd, SIGKILL, NULL, 0);
 	audit_report(r, outcome_text(r));
+	metrics_report(&ctx->metrics, r);
 	if (u->begun) {
 		end.kind = UPGRADED__V1__JOURNAL_RECORD__KIND__END;
 		end.report = r;

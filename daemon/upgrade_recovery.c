@@ -112,6 +112,7 @@ static int begin_rebuild(struct upgrade *u, struct error *err)
 	if (!u->rebuilds++)
 		u->tries = 1;
 	u->committed = false;
+	u->ctx->metrics.pb.rebuilds++;
 	log_vm(LOG_WARNING, u->vm->pb->name, u->start->upgrade_id,
 	       "its VMMs have ended: another target is started from custody");
 	return 0;
@@ -175,6 +176,7 @@ void upgrade_recover(struct upgrade *u, const char *why)
 
 	log_vm(LOG_ERR, u->vm->pb->name, u->start->upgrade_id, "%s; %s", why,
 	       u->tries < RECOVERY_TRIES ? what : "no more tries");
+	u->ctx->metrics.pb.workers_failed++;
 	if (!u->failure) {
 		u->failure = strdup(why);
 		u->failed_phase = u->phase;

@@ -299,6 +299,7 @@ static int open_all(struct context *ctx, struct error *err)
 		vms = NULL;
 		return error_set(err, -ENOMEM, "out of memory");
 	}
+	metrics_init(&ctx->metrics);
 	r = settings_load(ctx);
 	if (r >= 0)
 		r = fd_store_new(ctx->event, &ctx->fd_store);

@@ -14,7 +14,7 @@ _upgradectl_vms() {
 _upgradectl() {
 	local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]}
 	local common="--json --socket --no-color --help --version"
-	local verbs="run adopt list show check upgrade abort watch history report config forget"
+	local verbs="run adopt list show check upgrade abort watch history report metrics config forget"
 	local socket="" verb="" names=0 i word
 
 	COMPREPLY=()
@@ -25,7 +25,7 @@ _upgradectl() {
 			socket=${COMP_WORDS[i+1]}
 			((i++))
 			;;
-		--vmm|--qmp|--pid|--max-blackout|--timeout|--limit|-n|--max-parallel|--canary|--stop-after|--window|--root|--html|--work) ((i++)) ;;
+		--vmm|--qmp|--pid|--max-blackout|--timeout|--limit|-n|--max-parallel|--canary|--stop-after|--window|--root|--html|--work|--output) ((i++)) ;;
 		--)
 			# The rest is a command line of QEMU.
 			COMPREPLY=($(compgen -f -- "$cur"))
@@ -44,7 +44,7 @@ _upgradectl() {
 	done
 
 	case $prev in
-	--socket|--vmm|--qmp|--html|--work)
+	--socket|--vmm|--qmp|--html|--work|--output)
 		COMPREPLY=($(compgen -f -- "$cur"))
 		compopt -o filenames 2>/dev/null
 		return
@@ -67,6 +67,7 @@ _upgradectl() {
 		history) common+=" --limit" ;;
 		report) common+=" --html --work" ;;
 		list) common+=" --outdated" ;;
+		metrics) common+=" --output" ;;
 		esac
 		COMPREPLY=($(compgen -W "$common" -- "$cur"))
 	elif [[ -z $verb ]]; then

@@ -250,6 +250,38 @@ static void list(struct connection *c)
 	wire_send(c->sock, &env, NULL, 0);
 }
 
+static void metrics(struct connection *c)
+{
+	static uint64_t up_to_us[] = { 50000, 2500000 }, counts[] = { 3, 4 };
+	Upgraded__V1__UpgradeCount committed = UPGRADED__V1__UPGRADE_COUNT__INIT, refused = committed;
+	Upgraded__V1__UpgradeCount *upgrades[] = { &committed, &refused };
+	Upgraded__V1__Histogram blackout = UPGRADED__V1__HISTOGRAM__INIT;
+	Upgraded__V1__PhaseSum freeze = UPGRADED__V1__PHASE_SUM__INIT, *phases[] = { &freeze };
+	Upgraded__V1__Metrics m = UPGRADED__V1__METRICS__INIT;
+
+	committed.outcome = UPGRADED__V1__OUTCOME__OUTCOME_COMMITTED;
+	committed.tier = UPGRADED__V1__TIER__TIER_STAGE2;
+	committed.upgrades = 5;
+	refused.outcome = UPGRADED__V1__OUTCOME__OUTCOME_REFUSED;
+	blackout.up_to_us = up_to_us;
+	blackout.counts = counts;
+	blackout.n_up_to_us = blackout.n_counts = 2;
+	blackout.count = 5;
+	blackout.sum_us = 3141592;
+	freeze.phase = UPGRADED__V1__PHASE__PHASE_FREEZE;
+	freeze.count = 5;
+	freeze.sum_us = 41000;
+	m.started_at_us = 1795176000250000;
+	m.upgrades = upgrades;
+	m.n_upgrades = 2;
+	m.blackout = &blackout;
+	m.phases = phases;
+	m.n_phases = 1;
+	m.workers_failed = 2;
+	m.rebuilds = 1;
+	ANSWER(c, METRICS, &m);
+}
+
 /* Only of one VM. */
 static void history(struct connection *c, const char *name, uint32_t limit)
 {
@@ -297,6 +329,9 @@ static void serve_request(struct connection *c, const Envelope *request)
 		break;
 	case UPGRADED__V1__ENVELOPE__BODY_HISTORY:
 		history(c, request->history->name, request->history->limit);
+		break;
+	case UPGRADED__V1__ENVELOPE__BODY_METRICS_REQUEST:
+		metrics(c);
 		break;
 	case UPGRADED__V1__ENVELOPE__BODY_RUN:
 		if (!settled_by_name(c, request->run->name))

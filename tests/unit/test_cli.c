@@ -264,6 +264,7 @@ static void output_fits_and_stays(void **state)
 		{ "report", ARGV("report", "vm1") },
 		{ "report-by-id", ARGV("report", "8") },
 		{ "report-absent", ARGV("report", "9999") },
+		{ "metrics-as-json", ARGV("metrics", "--json") },
 		{ "forget", ARGV("forget", "vm1") },
 		{ "adopt", ARGV("adopt", "new", "--qmp", "qmp.sock", "--pid", "12") },
 		{ "config", ARGV("config", "--root", "/nonexistent") },
@@ -315,6 +316,19 @@ static void page_stands_for_itself(void **state)
 	unlink("work");
 }
 
+static void metrics_are_as_prometheus_reads_them(void **state)
+{
+	_cleanup_result_ struct result r = { 0 }, to_file = { 0 };
+
+	RUN(*state, &r, NULL, "metrics");
+	assert_code(&r, CLI_DONE);
+	assert_golden(GOLDEN_DIR, "metrics.prom", r.out);
+	RUN(*state, &to_file, NULL, "metrics", "--output", "metrics.prom");
+	assert_code(&to_file, CLI_DONE);
+	assert_string_equal(to_file.out, "");
+	assert_int_equal(unlink("metrics.prom"), 0);
+}
+
 static void work_must_be_a_counter(void **state)
 {
 	static const char *const wrong[] = { "1795176000 1\n", "1795186000 1\n", "1795186000\n",
@@ -364,6 +378,8 @@ static void each_failure_has_its_exit_code(void **state)
 		{ CLI_USAGE, ARGV("upgrade", "vm1", "--timeout", "nan"), "positive number" },
 		{ CLI_USAGE, ARGV("upgrade", "vm1", "--timeout", "1x"), "positive number" },
 		{ CLI_USAGE, ARGV("history", "--limit", "-1"), "--limit" },
+		{ CLI_USAGE, ARGV("metrics", "vm1"), "takes no name" },
+		{ CLI_FAILED, ARGV("metrics", "--output", "/proc/no/file"), "/proc/no/file" },
 		{ CLI_USAGE, ARGV("report"), "which upgrade?" },
 		{ CLI_USAGE, ARGV("report", "7", "--work", "x"), "page of --html" },
 		{ CLI_USAGE, ARGV("report", "7", "--html", "-", "--work", "bin/qemu"), "two samples" },
@@ -646,6 +662,7 @@ int main(int argc, char **argv)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(output_fits_and_stays),
 		cmocka_unit_test(page_stands_for_itself),
+		cmocka_unit_test(metrics_are_as_prometheus_reads_them),
 		cmocka_unit_test(work_must_be_a_counter),
 		cmocka_unit_test(each_failure_has_its_exit_code),
 		cmocka_unit_test(a_socket_that_may_not_be_used_is_denied),

@@ -34,7 +34,7 @@ expect() {
 	fi
 }
 
-expect "run adopt list show check upgrade abort watch history report config forget" ""
+expect "run adopt list show check upgrade abort watch history report metrics config forget" ""
 expect "adopt abort" a
 expect "vm1" show v
 expect "busy" upgrade b

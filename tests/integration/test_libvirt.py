@@ -270,8 +270,9 @@ class Kills(Case):
     CELLS = [(point, "target") for point in ("target-started", "verified", "frozen", "held", "committed")]
     # The state is in custody: the source is not needed any more, and libvirt does not see it go.
     CELLS += [(point, "source") for point in ("state-whole", "frozen", "held", "committed", "ran")]
-    CELLS += [(point, who) for point in ("examined", "target-started", "verified", "frozen", "held", "committed", "ran", "finished")
+    CELLS += [(point, who) for point in ("examined", "target-started", "verified", "frozen", "held", "committed", "ran")
               for who in ("libvirtd", "upgraded")]
+    CELLS += [("finished", "upgraded")]  # libvirtd is between its end and its start
     # As of any VMM that dies under its guest.
     ENDS = [("verified", "source"), ("ran", "target")]
 

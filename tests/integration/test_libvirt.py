@@ -7,6 +7,7 @@ import pathlib
 import re
 import shutil
 import signal
+import statistics
 import subprocess
 import threading
 
@@ -196,6 +197,18 @@ class Recorder:
         self.thread.join(10)
 
 
+def out_of_service_ms():
+    """From the end of libvirt's daemon to when the next one says that it is ready, at its last restart."""
+    lines = sh("systemctl", "show", "libvirtd.service", "-p", "ActiveExitTimestampMonotonic,ActiveEnterTimestampMonotonic").stdout
+    at = dict(line.split("=") for line in lines.splitlines())
+    return (int(at["ActiveEnterTimestampMonotonic"]) - int(at["ActiveExitTimestampMonotonic"])) / 1000
+
+
+def restarted_ms():
+    subprocess.run(["systemctl", "restart", "libvirtd.service"], check=True)
+    return out_of_service_ms()
+
+
 class Commands(Case):
     """What virsh says of a domain, before an upgrade and after it."""
 
@@ -238,7 +251,7 @@ class Commands(Case):
         # The first time it is virsh qemu-monitor-command that taints the domain, as an upgrade does.
         self.ask(guest)
         before = self.ask(guest)
-        gaps = []
+        gaps, out, plain = [], [], [restarted_ms() for _ in range(5)]
         with Recorder() as recorder:
             for n in range(ROUNDS):
                 source = self.begin(guest)
@@ -250,6 +263,8 @@ class Commands(Case):
                 status, report = guest.upgrade(NEW)
                 self.committed(guest, status, report, source)
                 gaps.append(self.healthy(guest))
+                wait_until(lambda: out_of_service_ms() > 0, 60, "libvirt's daemon is back")
+                out.append(out_of_service_ms())
                 after = self.ask(guest)
                 TABLE.write_text(json.dumps([{"command": c, "before": before[c], "after": after[c]} for c in before], indent=1))
                 self.assertEqual(after, before, f"round {n}")
@@ -259,6 +274,8 @@ class Commands(Case):
         works = sum(status == 0 for status, _ in before.values())
         saw(f"{ROUNDS} upgrades, {ROUNDS // 2} rollbacks, {len(before)} commands as before ({works} of them work); the guest "
             f"stood still for {max(gaps):.0f} ms at most; {len(recorder.lines)} events, none of an end")
+        saw(f"libvirt's daemon was out of service for {statistics.median(out):.0f} ms ({min(out):.0f} to {max(out):.0f}) at an upgrade, "
+            f"for {statistics.median(plain):.0f} ms ({min(plain):.0f} to {max(plain):.0f}) at a plain restart")
 
     test_ten_upgrades_change_nothing_that_virsh_says.seconds = 300 + 120 * ROUNDS
 

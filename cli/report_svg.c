@@ -204,7 +204,7 @@ void svg_work(FILE *f, const Upgraded__V1__Report *report, const struct work_rat
 		double rate = (work_done_by(work, at + step) - work_done_by(work, at)) /
 			      (double)step * SECOND / usual;
 
-		fprintf(f, "%.1f,%.1f ", x_of(&s, at + step / 2),
+		fprintf(f, "%.1f,%.1f\n", x_of(&s, at + step / 2),
 			PLOT - PLOT * (rate < 1.5 ? rate : 1.5) / 1.5);
 	}
 	fputs("\"/>\n", f);

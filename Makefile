@@ -7,7 +7,7 @@ TSAN := build/tsan
 NINJA := ninja --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help build install deb demo check check-unit check-valgrind check-tsan check-native check-fault check-testbed check-integration check-libvirt check-systemd \
+.PHONY: help build install deb demo check check-unit check-valgrind check-tsan check-native check-fault check-docs check-packages check-testbed check-integration check-libvirt check-systemd \
 	check-tiers bench \
 	kernel kernel-series check-kernel check-kernel-nightly bench-kernel fuzz \
 	qemu qemu-series check-qemu testbed testbed-shell testbed-install clean
@@ -70,6 +70,15 @@ check-fault: ## every process of an upgrade hit by every fault at every boundary
 	@tests/fault/previous
 	@tests/fault/qemu memfd
 	@tests/fault/qemu stage2
+
+check-packages: ## the Debian packages and the quick start, on a Debian that has never seen them, in the emulated host
+	@testbed/deps build testbed package
+	@tests/packages/run
+
+check-docs: ## what the documentation says is tried: commands, links, metrics, the page of a report in a browser
+	@testbed/deps build docs
+	@$(MAKE) -s build
+	@tests/docs/run --screenshot
 
 check-testbed: ## the emulated host's own tests only
 	@testbed/deps build testbed

@@ -1,16 +1,18 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * upgradectl watch: events of upgrades as they happen, one line each, and the
- * report of each upgrade that ends. Runs until it is interrupted or the daemon
- * goes away; it changes nothing.
+ * upgradectl watch: upgrades as they happen. Of every VM, on a terminal, a table that
+ * is drawn in place; else one line for each event, and the report of each upgrade that
+ * ends. Runs until it is interrupted or the daemon goes away; it changes nothing.
  */
 #include "ask.h"
 #include "options.h"
 #include "progress.h"
 #include "report.h"
+#include "watch_view.h"
 
 static const char doc[] = "Follow the upgrades of VM, or of every VM, as they happen.\v"
-			  "Runs until Ctrl-C. With --json each event is one line, and so is the "
+			  "Runs until Ctrl-C. Of every VM, on a terminal, it is a table with a "
+			  "row for each; else a line for each event. With --json each event is one line, and so is the "
 			  "report of each upgrade "
 			  "that ends.";
 
@@ -48,6 +50,28 @@ static int follow(struct client *c, const struct cli *cli, struct error *err)
 	}
 }
 
+static int follow_on_terminal(struct client *c, const struct cli *cli, struct error *err)
+{
+	_cleanup_watch_view_ struct watch_view view = { .cli = cli };
+
+	puts("Waiting for upgrades; Ctrl-C ends it.");
+	for (;;) {
+		_cleanup_envelope_ Envelope *message = NULL;
+		int r;
+
+		r = client_recv(c, watch_view_is_busy(&view) ? PROGRESS_TICK_MS : -1, &message,
+				err);
+		if (r == -ETIMEDOUT)
+			error_clear(err);
+		else if (r < 0)
+			return fail(cli, c, err);
+		else if (message->body_case == UPGRADED__V1__ENVELOPE__BODY_EVENT &&
+			 watch_view_event(&view, message->event) < 0)
+			return CLI_FAILED;
+		watch_view_draw(&view);
+	}
+}
+
 int verb_watch(struct cli *cli, int argc, char **argv)
 {
 	Upgraded__V1__WatchRequest watch = UPGRADED__V1__WATCH_REQUEST__INIT;
@@ -67,5 +91,6 @@ int verb_watch(struct cli *cli, int argc, char **argv)
 		r = client_send(&c, &request, &err);
 	if (r < 0)
 		return fail(cli, &c, &err);
-	return follow(&c, cli, &err);
+	return cli->terminal && !cli->json && !args.name ? follow_on_terminal(&c, cli, &err)
+							 : follow(&c, cli, &err);
 }

@@ -625,10 +625,28 @@ static void a_terminal_without_colours_has_none(void **state)
 	assert_null(strchr(other, '\033'));
 }
 
+static void a_terminal_shows_every_vm_in_a_table(void **state)
+{
+	_cleanup_free_ char *text = NULL;
+	const char *last;
+	int code;
+
+	text = run_on_terminal(*state, false, ARGV("watch"), &code);
+	assert_int_equal(code, CLI_UNREACHABLE);
+	assert_says(text, "freeze");
+	/* One table stands over the one before. */
+	assert_says(text, "\033[2A\r\033[J");
+	last = strstr(text, "committed");
+	assert_non_null(last);
+	assert_says(last, "1.812 s");
+	assert_says(last, "38.214 ms");
+}
+
 static void help_tells_every_verb_and_exit_code(void **state)
 {
 	static const char *const verbs[] = { "run",	"adopt", "list",  "show",    "check",
-					     "upgrade", "abort", "watch", "history", "forget" };
+					     "upgrade", "abort", "watch", "history", "forget",
+					     "report",	"metrics", "config" };
 	_cleanup_result_ struct result r = { 0 };
 
 	RUN(*state, &r, NULL, "--help");
@@ -675,6 +693,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(the_second_interrupt_leaves),
 		cmocka_unit_test(a_terminal_gets_colours_and_a_moving_line),
 		cmocka_unit_test(a_terminal_without_colours_has_none),
+		cmocka_unit_test(a_terminal_shows_every_vm_in_a_table),
 		cmocka_unit_test(help_tells_every_verb_and_exit_code),
 	};
 

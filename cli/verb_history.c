@@ -15,15 +15,16 @@ struct args {
 	struct cli *cli;
 	char *name;
 	long limit;
+	bool phases;
 };
 
 static const char doc[] =
 	"List past upgrades of VM, or of every VM, the newest first.\v"
-	"Columns for which the terminal has no room are left out; --json has the whole reports, "
-	"with the time of each phase.";
+	"Columns for which the terminal has no room are left out; --json has the whole reports.";
 
 static const struct argp_option options[] = {
 	{ "limit", 'n', "N", 0, "The last N upgrades (default: 20; 0: all)", 0 },
+	{ "phases", 'p', NULL, 0, "How long each phase took", 0 },
 	{ 0 },
 };
 
@@ -37,6 +38,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		return 0;
 	case 'n':
 		args->limit = options_number(arg, 0, 1000000, "--limit", state);
+		return 0;
+	case 'p':
+		args->phases = true;
 		return 0;
 	case ARGP_KEY_ARG:
 		options_take_vm(&args->name, arg, state);
@@ -85,6 +89,53 @@ static void print_history(const struct cli *cli, const Upgraded__V1__History *hi
 	table_print(&t, stdout);
 }
 
+static void add_phase(struct table *t, const Upgraded__V1__Report *report, int phase)
+{
+	uint64_t took = 0;
+	bool there = false;
+	char number[TEXT_NUMBER];
+
+	for (size_t i = 0; i < report->n_phases; i++) {
+		if ((int)report->phases[i]->phase != phase)
+			continue;
+		took += report->phases[i]->duration_us;
+		there = true;
+	}
+	table_add(t, (int)report->failed_phase == phase ? STYLE_BAD : STYLE_PLAIN,
+		  there ? text_duration(number, took) : "");
+}
+
+static void print_phases(const struct cli *cli, const Upgraded__V1__History *history)
+{
+	static const struct column column[] = {
+		{ .title = "ID", .right = true, .drop = 9 },
+		{ .title = "VM", .min = 8 },
+		{ .title = "OUTCOME", .drop = 8 },
+		{ .title = "PREPARE", .right = true },
+		{ .title = "CHECK", .right = true },
+		{ .title = "FREEZE", .right = true },
+		{ .title = "LOAD", .right = true },
+		{ .title = "SWITCH", .right = true },
+		{ .title = "RUN", .right = true },
+		{ .title = "DONE", .right = true, .drop = 7 },
+		{ .title = "ROLLBACK", .right = true, .drop = 10 },
+	};
+	_cleanup_table_ struct table t;
+
+	table_init(&t, cli, column, ARRAY_SIZE(column));
+	for (size_t i = 0; i < history->n_reports; i++) {
+		const Upgraded__V1__Report *report = history->reports[i];
+
+		table_addf(&t, STYLE_PLAIN, "%" PRIu64, report->upgrade_id);
+		table_add(&t, STYLE_BOLD, report->vm);
+		table_add(&t, outcome_style(report->outcome), outcome_name(report->outcome));
+		for (int phase = UPGRADED__V1__PHASE__PHASE_PREPARE;
+		     phase <= UPGRADED__V1__PHASE__PHASE_ROLLBACK; phase++)
+			add_phase(&t, report, phase);
+	}
+	table_print(&t, stdout);
+}
+
 int verb_history(struct cli *cli, int argc, char **argv)
 {
 	static const struct argp argp = { .options = options,
@@ -109,7 +160,9 @@ int verb_history(struct cli *cli, int argc, char **argv)
 		return r;
 	if (cli->json)
 		return print_json(&answer->history_reply->base);
-	if (answer->history_reply->n_reports)
+	if (answer->history_reply->n_reports && args.phases)
+		print_phases(cli, answer->history_reply);
+	else if (answer->history_reply->n_reports)
 		print_history(cli, answer->history_reply);
 	else
 		fprintf(stderr, "No upgrade has been made yet.\n");

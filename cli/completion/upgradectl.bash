@@ -64,7 +64,7 @@ _upgradectl() {
 			common+=" --stop-after --window --again --dry-run"
 			;;
 		adopt) common+=" --pid --qmp" ;;
-		history) common+=" --limit" ;;
+		history) common+=" --limit --phases" ;;
 		report) common+=" --html --work" ;;
 		list) common+=" --outdated" ;;
 		metrics) common+=" --output" ;;

@@ -260,6 +260,7 @@ static void output_fits_and_stays(void **state)
 		{ "abort", ARGV("abort", "vm1") },
 		{ "watch", ARGV("watch") },
 		{ "history", ARGV("history") },
+		{ "history-phases", ARGV("history", "--phases") },
 		{ "history-limit", ARGV("history", "--limit", "1") },
 		{ "report", ARGV("report", "vm1") },
 		{ "report-by-id", ARGV("report", "8") },

@@ -23,8 +23,10 @@ def virsh(*words, check=True, timeout=120):
 
 
 class Domain(Guest):
-    def __init__(self, name, memory=320, smp=1, load_mem=64, **options):
+    def __init__(self, name, memory=320, smp=1, load_mem=64, machine_words="aux-ram-share=on", graphics=True, arguments=(), **options):
         super().__init__(name, memory=memory, smp=smp, load_mem=load_mem, **options)
+        self.machine_words, self.arguments = machine_words, arguments
+        self.graphics = "<graphics type='vnc' port='-1' autoport='yes'/>" if graphics else "<video><model type='none'/></video>"
         self.bridge = f"br-{name}"[:15]
 
     def prepare(self):
@@ -76,12 +78,13 @@ class Domain(Guest):
     </interface>
     <serial type='file'><source path='{d}/console.log'/></serial>
     <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>
-    <graphics type='vnc' port='-1' autoport='yes'/>
+    {self.graphics}
     <rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>
     <memballoon model='virtio'/>
   </devices>
   <qemu:commandline>
-    <qemu:arg value='-machine'/><qemu:arg value='aux-ram-share=on'/>
+    <qemu:arg value='-machine'/><qemu:arg value='{self.machine_words}'/>
+    {"".join(f"<qemu:arg value='{word}'/>" for word in self.arguments)}
     <qemu:arg value='-chardev'/><qemu:arg value='file,id=heartbeat,path={d}/heartbeat'/>
     <qemu:arg value='-device'/><qemu:arg value='isa-debugcon,iobase=0xe9,chardev=heartbeat'/>
     <qemu:arg value='-chardev'/><qemu:arg value='file,id=report,path={d}/report'/>
@@ -120,6 +123,11 @@ class Domain(Guest):
 
     def state(self):
         return virsh("domstate", self.name, "--reason")
+
+    def scope(self):
+        """The cgroup that libvirt made for it."""
+        text = pathlib.Path(f"/proc/{self.pid()}/cgroup").read_text().strip()
+        return pathlib.Path("/sys/fs/cgroup" + text.removeprefix("0::").split(".scope")[0] + ".scope")
 
     def emulators(self):
         """Of the domain that runs, and of its definition."""

@@ -17,11 +17,14 @@ from case import Case
 from test_native import setUpModule  # noqa: F401  pylint: disable=unused-import
 from tiny import Host, wait_until
 
-VMS = 6
 DONE, REFUSED, NO_SUCH_VM, SOME, NONE = 0, 3, 5, 9, 10
 
 
-class Fleet(unittest.TestCase):
+class Of(unittest.TestCase):
+    """@vms of them, all of one program."""
+
+    vms = 6
+
     def setUp(self):
         # A copy of the program has its library no longer beside it.
         os.environ["LD_LIBRARY_PATH"] = str(tiny.BUILD / "lib")
@@ -29,7 +32,8 @@ class Fleet(unittest.TestCase):
         self.addCleanup(self.host.__exit__)
         self.program = self.host.dir / "vmm"
         self.replace()
-        self.guests = [self.host.guest(f"vm{i}", "--memory", "4", "--rest", "100", program=self.program) for i in range(VMS)]
+        width = len(str(self.vms - 1))  # they go in the order of their names
+        self.guests = [self.host.guest(f"vm{i:0{width}}", "--memory", "4", "--rest", "100", program=self.program) for i in range(self.vms)]
 
     def replace(self):
         """As a package manager does it."""
@@ -55,13 +59,15 @@ class Fleet(unittest.TestCase):
     def all(self, result):
         return {guest.name: result for guest in self.guests}
 
+
+class Fleet(Of):
     def test_outdated_ones_are_upgraded_once(self):
         self.assertEqual(self.upgrade("--all-outdated")[:2], (DONE, {}))
         self.replace()
         self.assertEqual(self.upgrade("--all-outdated", "--max-parallel", "3"), (DONE, self.all("committed"), ""))
         self.assertEqual(self.upgrade("--all-outdated")[:2], (DONE, {}))
         self.assertEqual(self.upgrade("--all")[:2], (DONE, self.all("up_to_date")))
-        self.assertEqual(self.generations(), [1] * VMS)
+        self.assertEqual(self.generations(), [1] * self.vms)
         self.check_guests()
 
     def test_no_more_than_asked_for_at_once(self):
@@ -102,7 +108,7 @@ class Fleet(unittest.TestCase):
         # The same command goes on with what is left.
         status, results, _ = self.upgrade("--all-outdated", "--max-parallel", "6", "--canary", "2")
         self.assertEqual((status, results), (DONE, {g.name: "committed" for g in self.guests[1:]}))
-        self.assertEqual(self.generations(), [1] * VMS)
+        self.assertEqual(self.generations(), [1] * self.vms)
         self.check_guests()
 
     def test_it_stops_after_so_many_failures(self):
@@ -126,7 +132,7 @@ class Fleet(unittest.TestCase):
         self.assertEqual(self.upgrade("--all-outdated", "--dry-run")[:2], (DONE, self.all("ready")))
         status, results, _ = self.upgrade("--all", "--dry-run", "--vmm", "/etc/passwd")
         self.assertEqual((status, results), (NONE, self.all("refused")))
-        self.assertEqual(([guest.pid() for guest in self.guests], self.generations()), (pids, [0] * VMS))
+        self.assertEqual(([guest.pid() for guest in self.guests], self.generations()), (pids, [0] * self.vms))
 
     def begin(self, *words):
         return subprocess.Popen([tiny.UPGRADECTL, "--socket", self.host.run / "control.sock", "upgrade", *words],
@@ -145,7 +151,7 @@ class Fleet(unittest.TestCase):
         self.assertEqual(self.generations(), [1, 0, 0, 0, 0, 0])
         self.guests[0].order()
         self.assertEqual(self.upgrade("--all-outdated")[0], DONE)
-        self.assertEqual(self.generations(), [1] * VMS)
+        self.assertEqual(self.generations(), [1] * self.vms)
 
     def test_a_second_interrupt_leaves_it_to_the_daemon(self):
         self.replace()
@@ -169,7 +175,7 @@ class Fleet(unittest.TestCase):
         said, _ = process.communicate(timeout=10)
         self.assertEqual(process.returncode, NONE, said)
         self.assertIn("0 of 6 upgraded, 6 not begun", said)
-        self.assertEqual(self.generations(), [0] * VMS)
+        self.assertEqual(self.generations(), [0] * self.vms)
 
     def test_a_daemon_that_goes_away_ends_it(self):
         self.replace()
@@ -185,6 +191,36 @@ class Fleet(unittest.TestCase):
         self.host.start()
         wait_until(lambda: not self.guests[0].show().get("upgrade_id"), 60, "the next daemon ends the upgrade")
         self.assertEqual(self.upgrade("--all-outdated")[0], DONE)
+        self.check_guests()
+
+
+class Hundred(Of):
+    vms = 100
+
+    def test_a_canary_stops_it_and_the_same_command_finishes(self):
+        self.replace()
+        command = ("--all-outdated", "--max-parallel", "8", "--canary", "3", "--stop-after", "2")
+        self.guests[1].order("target load fail")
+        status, results, stopped = self.upgrade(*command)
+        canaries = {"vm00": "committed", "vm01": "rolled_back", "vm02": "committed"}
+        self.assertEqual((status, results), (SOME, {**self.all("not_begun"), **canaries}))
+        self.assertEqual(stopped, "vm01, which went first, failed")
+        # Two more behind the canaries fail: who has begun by then is brought to an end, nobody else begins.
+        self.guests[1].order()
+        for guest in self.guests[40:42]:
+            guest.order("target load fail")
+        status, results, stopped = self.upgrade(*command)
+        self.assertEqual((status, stopped), (SOME, "2 failed"))
+        self.assertEqual({name for name, result in results.items() if result == "rolled_back"}, {"vm40", "vm41"})
+        left = [name for name, result in results.items() if result == "not_begun"]
+        self.assertGreater(len(left), 40)
+        for guest in self.guests[40:42]:
+            guest.order()
+        status, results, stopped = self.upgrade(*command)
+        self.assertEqual((status, stopped), (DONE, ""))
+        self.assertEqual(results, {name: "committed" for name in sorted(["vm40", "vm41", *left])})
+        self.assertEqual(self.upgrade("--all-outdated")[:2], (DONE, {}))
+        self.assertEqual(self.generations(), [1] * self.vms)
         self.check_guests()
 
 

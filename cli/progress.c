@@ -7,19 +7,11 @@
  */
 #include "progress.h"
 
+#include "clock.h"
 #include "text.h"
 
 #include <inttypes.h>
 #include <string.h>
-#include <time.h>
-
-static int64_t now_us(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
-}
 
 void progress_line(const struct cli *cli, const Upgraded__V1__Event *event)
 {
@@ -90,13 +82,13 @@ void progress_event(struct progress *p, const Upgraded__V1__Event *event)
 void progress_tick(struct progress *p)
 {
 	if (p->drawn)
-		draw(p, (uint64_t)(now_us() - p->seen_us), false);
+		draw(p, now_us() - p->seen_us, false);
 }
 
 void progress_end(struct progress *p)
 {
 	if (p->drawn)
-		draw(p, (uint64_t)(now_us() - p->seen_us), true);
+		draw(p, now_us() - p->seen_us, true);
 	p->drawn = false;
 }
 

@@ -10,7 +10,7 @@ struct progress {
 	bool drawn; /* an unfinished line stands on the terminal */
 	Upgraded__V1__Phase phase;
 	uint64_t entered_us; /* since the upgrade began */
-	int64_t seen_us;     /* when that was heard, CLOCK_MONOTONIC */
+	uint64_t seen_us;    /* when that was heard, CLOCK_MONOTONIC */
 	char *text;
 };
 

@@ -5,6 +5,7 @@
  */
 #include "upgrade_request.h"
 
+#include "clock.h"
 #include <signal.h>
 #include <sys/signalfd.h>
 #include <time.h>
@@ -54,8 +55,5 @@ bool upgrade_signalled(int signals)
 
 time_t upgrade_now_s(void)
 {
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return t.tv_sec;
+	return (time_t)(now_us() / 1000000);
 }

@@ -7,12 +7,12 @@
  */
 #include "watch_view.h"
 
+#include "clock.h"
 #include "table.h"
 #include "text.h"
 
 #include <string.h>
 #include <sys/ioctl.h>
-#include <time.h>
 
 #define DEFAULT_LINES 24
 
@@ -21,20 +21,12 @@ struct watch_row {
 	uint64_t id;
 	Upgraded__V1__Phase phase;
 	uint64_t elapsed_us; /* when the last event was sent */
-	int64_t heard_us;    /* of that event, CLOCK_MONOTONIC */
+	uint64_t heard_us;   /* of that event, CLOCK_MONOTONIC */
 	bool ended;
 	Upgraded__V1__Outcome outcome;
 	uint64_t blackout_us;
 	char *why;
 };
-
-static int64_t now_us(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
-}
 
 static void clear(struct watch_row *row)
 {
@@ -107,7 +99,7 @@ static void add_row(struct table *t, const struct watch_row *row)
 		return;
 	}
 	/* While it runs, more than tenths of a second would only flicker. */
-	elapsed += (uint64_t)(now_us() - row->heard_us);
+	elapsed += now_us() - row->heard_us;
 	table_add(t, STYLE_PLAIN, phase_name(row->phase));
 	table_addf(t, STYLE_PLAIN, "%llu.%llu s", (unsigned long long)elapsed / 1000000,
 		   (unsigned long long)elapsed / 100000 % 10);

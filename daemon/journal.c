@@ -30,13 +30,13 @@
  */
 #include "journal.h"
 
+#include "clock.h"
 #include "frames.h"
 #include "log.h"
 
 #include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <time.h>
 
 #define COMPACT_BYTES (256 * 1024)
 
@@ -166,14 +166,12 @@ static void retract(struct journal *j, off_t at)
 static int append(struct journal *j, JournalRecord *record, struct error *err)
 {
 	_cleanup_free_ uint8_t *data = NULL;
-	struct timespec now;
 	struct stat st;
 	size_t len;
 	int r;
 
-	clock_gettime(CLOCK_REALTIME, &now);
 	record->version = version_of(record->kind);
-	record->at_us = (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
+	record->at_us = realtime_us();
 	r = message_pack(record, &data, &len);
 	if (r < 0)
 		return error_set(err, r, "out of memory");

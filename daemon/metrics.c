@@ -8,8 +8,7 @@
 #include "metrics.h"
 
 #include "cleanup.h"
-
-#include <time.h>
+#include "clock.h"
 
 /* A guest that answers within a frame, a ping, a probe's time-out, ... */
 static uint64_t up_to_us[METRICS_BUCKETS] = { 10000,   25000,	 50000,	   100000,
@@ -18,12 +17,9 @@ static uint64_t up_to_us[METRICS_BUCKETS] = { 10000,   25000,	 50000,	   100000,
 
 void metrics_init(struct metrics *m)
 {
-	struct timespec now;
-
 	*m = (struct metrics){ 0 };
-	clock_gettime(CLOCK_REALTIME, &now);
 	upgraded__v1__metrics__init(&m->pb);
-	m->pb.started_at_us = (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
+	m->pb.started_at_us = realtime_us();
 	for (size_t i = 0; i < ARRAY_SIZE(m->upgrade); i++) {
 		upgraded__v1__upgrade_count__init(&m->upgrade[i]);
 		m->upgrade[i].outcome = (Upgraded__V1__Outcome)(i / METRICS_TIERS + 1);

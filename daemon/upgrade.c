@@ -44,15 +44,6 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <string.h>
-#include <time.h>
-
-uint64_t upgrade_clock_us(clockid_t clock)
-{
-	struct timespec t;
-
-	clock_gettime(clock, &t);
-	return (uint64_t)t.tv_sec * 1000000 + (uint64_t)t.tv_nsec / 1000;
-}
 
 Phase upgrade_phase(const struct upgrade *u)
 {
@@ -134,9 +125,9 @@ void upgrade_tell(struct upgrade *u, Event *event)
 	event->upgrade_id = u->start->upgrade_id;
 	event->vm = u->vm->pb->name;
 	if (!event->at_us)
-		event->at_us = upgrade_clock_us(CLOCK_REALTIME);
+		event->at_us = realtime_us();
 	if (!event->elapsed_us && u->began_us)
-		event->elapsed_us = upgrade_clock_us(CLOCK_MONOTONIC) - u->began_us;
+		event->elapsed_us = now_us() - u->began_us;
 	server_event(u->ctx->server, event, &u->from);
 }
 
@@ -158,8 +149,8 @@ static int begin(struct upgrade *u, struct error *err)
 	char name[24];
 	int r;
 
-	u->began_us = upgrade_clock_us(CLOCK_MONOTONIC);
-	u->started_at_us = upgrade_clock_us(CLOCK_REALTIME);
+	u->began_us = now_us();
+	u->started_at_us = realtime_us();
 	if (u->vm->pidfd < 0)
 		return error_set(err, -ESRCH, "its process is gone");
 	u->source_pidfd = fcntl(u->vm->pidfd, F_DUPFD_CLOEXEC, 0);

@@ -25,7 +25,6 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/pidfd.h>
-#include <time.h>
 
 /* What went wrong first; of a guest that is lost, also why nothing helped. */
 static void explain_failure(const struct upgrade *u, Report *r)
@@ -69,7 +68,7 @@ static void fill_report(struct upgrade *u)
 		r->source = message_copy(u->start->vm->process);
 	if (!r->started_at_us) {
 		r->started_at_us = u->started_at_us;
-		r->total_us = upgrade_clock_us(CLOCK_MONOTONIC) - u->began_us;
+		r->total_us = now_us() - u->began_us;
 	}
 }
 

@@ -26,7 +26,6 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/pidfd.h>
-#include <time.h>
 
 #define RECOVERY_TRIES 3
 /* A target that dies of this state twice will die of it again. */
@@ -69,7 +68,7 @@ bool upgrade_can_rebuild(struct upgrade *u)
 /* -EAGAIN: there is none yet, and upgrade_on_recovery() is called again. */
 static int find_place(struct upgrade *u)
 {
-	uint64_t now = upgrade_clock_us(CLOCK_MONOTONIC);
+	uint64_t now = now_us();
 	int r;
 
 	r = manager_of(u->vm)->place(u->ctx, u->vm, upgrade_start_order(u), &u->place);
@@ -276,8 +275,8 @@ int upgrade_resume(struct context *ctx, struct vm *vm, const struct unfinished *
 	u->committed = unfinished->committed;
 	u->phase = u->failed_phase = unfinished->phase;
 	u->started_at_us = unfinished->at_us;
-	age = upgrade_clock_us(CLOCK_REALTIME) - unfinished->at_us;
-	u->began_us = upgrade_clock_us(CLOCK_MONOTONIC) - age;
+	age = realtime_us() - unfinished->at_us;
+	u->began_us = now_us() - age;
 	target = custody_find(&u->custody, "target");
 	if (u->committed && target)
 		upgrade_watch_source(u, target->put);

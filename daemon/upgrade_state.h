@@ -13,6 +13,7 @@
 #ifndef UPGRADED_UPGRADE_STATE_H
 #define UPGRADED_UPGRADE_STATE_H
 
+#include "clock.h"
 #include "control.h"
 #include "custody.h"
 #include "registry.h"
@@ -67,7 +68,6 @@ int upgrade_new(struct context *ctx, struct vm *vm, struct upgrade **ret_upgrade
 void upgrade_freep(struct upgrade **up);
 /* Appends it to the context's list, which owns it from here on. */
 void upgrade_append(struct context *ctx, struct upgrade *u);
-uint64_t upgrade_clock_us(clockid_t clock);
 int upgrade_journal(struct upgrade *u, JournalRecord *record, struct error *err);
 /* For records whose loss does not change what a recovery does. */
 void upgrade_journal_or_log(struct upgrade *u, JournalRecord *record);

@@ -20,13 +20,12 @@
 
 #include <fcntl.h>
 #include <string.h>
-#include <time.h>
 
 static int note_phase(struct upgrade *u, const Event *event)
 {
 	JournalRecord record = UPGRADED__V1__JOURNAL_RECORD__INIT;
 	Upgraded__V1__PhaseTime *p, **v;
-	uint64_t now = upgrade_clock_us(CLOCK_MONOTONIC) - u->began_us;
+	uint64_t now = now_us() - u->began_us;
 
 	u->phase = event->phase;
 	record.kind = UPGRADED__V1__JOURNAL_RECORD__KIND__PHASE;

@@ -7,6 +7,7 @@
  */
 #include "vmm_process.h"
 
+#include "clock.h"
 #include "procfs.h"
 
 #include <fcntl.h>
@@ -14,15 +15,6 @@
 #include <sys/pidfd.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
-#include <time.h>
-
-static uint64_t clock_us(clockid_t clock)
-{
-	struct timespec t;
-
-	clock_gettime(clock, &t);
-	return (uint64_t)t.tv_sec * 1000000 + (uint64_t)t.tv_nsec / 1000;
-}
 
 int process_read(pid_t pid, struct process_facts *ret_facts, struct error *err)
 {

@@ -10,13 +10,13 @@
  * over it goes on.
  */
 #include "client.h"
+#include "clock.h"
 
 #include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <sys/un.h>
-#include <time.h>
 
 #define HELLO_TIMEOUT_MS 5000
 #define SEND_TIMEOUT_S	 5
@@ -208,14 +208,6 @@ int client_recv(struct client *c, int timeout_ms, Envelope **ret_message, struct
 		return typed_error(c, &message, err);
 	*ret_message = TAKE_PTR(message);
 	return 0;
-}
-
-static int64_t now_ms(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
 }
 
 /* Moves the items of list @from to the end of list @to. */

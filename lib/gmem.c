@@ -6,13 +6,13 @@
  * owns nothing. If the process dies here: a transfer is done as a whole or not
  * at all, and a destination that dies before it ran gives the memory back.
  */
+#include "clock.h"
 #include "upgraded.h"
 
 #include <errno.h>
 #include <linux/kvm.h>
 #include <stdint.h>
 #include <sys/ioctl.h>
-#include <time.h>
 
 #define SLOTS_MAX      64
 #define RETRY_LIMIT_MS 500
@@ -31,14 +31,6 @@ int upgraded_gmem_link(int vm, int gmem, int *ret_view)
 		return -errno;
 	*ret_view = fd;
 	return 0;
-}
-
-static int64_t now_ms(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
 }
 
 static void fill_result(const struct kvm_gmem_transfer *t,

@@ -15,30 +15,14 @@
  */
 #include "vmm.h"
 
+#include "clock.h"
 #include "version.h"
 
 #include <poll.h>
 #include <stdarg.h>
 #include <string.h>
-#include <time.h>
 
 #define NAME_MAX_LEN 64
-
-static uint64_t realtime_us(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_REALTIME, &t);
-	return (uint64_t)t.tv_sec * 1000000 + (uint64_t)t.tv_nsec / 1000;
-}
-
-static int64_t now_ms(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
-}
 
 /* ---- making one ---------------------------------------------------------- */
 

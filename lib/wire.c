@@ -7,10 +7,10 @@
  */
 #include "wire.h"
 
+#include "clock.h"
 #include "version.h"
 
 #include <poll.h>
-#include <time.h>
 
 int wire_send(int sock, Envelope *env, const int *fds, size_t n)
 {
@@ -77,14 +77,6 @@ void envelope_freep(Envelope **env)
 	if (*env)
 		upgraded__v1__envelope__free_unpacked(*env, NULL);
 	*env = NULL;
-}
-
-static int64_t now_ms(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
 }
 
 int wire_wait(int sock, int timeout_ms)

@@ -7,16 +7,6 @@
 
 #include "wait.h"
 
-#include <time.h>
-
-uint64_t realtime_us(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_REALTIME, &ts);
-	return (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000;
-}
-
 void timeline_begin(struct timeline *t)
 {
 	*t = (struct timeline){ .begin_us = now_us(), .begin_at_us = realtime_us() };

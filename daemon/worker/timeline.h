@@ -26,6 +26,4 @@ uint64_t timeline_end(struct timeline *t);
 
 Upgraded__V1__Phase timeline_phase(const struct timeline *t);
 
-uint64_t realtime_us(void);
-
 #endif

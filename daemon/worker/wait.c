@@ -12,15 +12,6 @@
 #include "wire.h"
 
 #include <poll.h>
-#include <time.h>
-
-uint64_t now_us(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000000 + (uint64_t)t.tv_nsec / 1000;
-}
 
 static const char *what(const struct waiter *w)
 {

@@ -3,6 +3,7 @@
 #ifndef UPGRADED_WAIT_H
 #define UPGRADED_WAIT_H
 
+#include "clock.h"
 #include "error.h"
 
 #include <stdbool.h>
@@ -28,7 +29,6 @@ struct waiter {
 #define WAITER_INIT \
 	{ .daemon = -EBADF, .source = -EBADF, .target = -EBADF, .deadline_us = UINT64_MAX }
 
-uint64_t now_us(void); /* CLOCK_MONOTONIC */
 
 /*
  * Waits until @fd has @events (poll bits). Returns the revents (> 0), or

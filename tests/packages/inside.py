@@ -86,8 +86,9 @@ class Packages(unittest.TestCase):
         self.assertEqual(sh("stat -c '%U %G %a' /run/upgraded/control.sock").split(), ["root", "upgraded", "660"])
         self.assertEqual(sh("systemctl is-enabled upgraded.socket upgraded-vmm.socket").split(), ["enabled", "enabled"])
         self.assertIn("disabled", sh("systemctl is-enabled upgraded-metrics.timer || true"))
+        brought = sh("dpkg --listfiles upgraded").splitlines()  # this Debian may leave manuals out
         for page in ("man1/upgradectl.1", "man5/upgraded.conf.5", "man7/upgraded-protocol.7", "man8/upgraded.8"):
-            self.assertTrue(pathlib.Path(f"/usr/share/man/{page}.gz").exists(), page)
+            self.assertIn(f"/usr/share/man/{page}.gz", brought)
         self.assertIn("Mode", sh("upgradectl config"))
         sh("systemctl daemon-reload; systemd-analyze verify upgraded.service upgraded.socket upgraded-vmm.socket upgraded-outdated.service "
            "upgraded-metrics.service upgraded-metrics.timer")

@@ -4,8 +4,8 @@
  * says which way: before COMMIT another worker undoes, after it one finishes. When
  * both VMMs are dead and the guest is in custody, whole, and nobody was told to run
  * from it, one starts a target from there; that may have to wait until the manager has
- * a place for it. After COMMIT a source is as good as dead, and killed, unless the
- * manager needs to see it (manager.h). What this machine is short of at the moment is waited for as well:
+ * a place for it. After COMMIT a source is as good as dead, and killed, unless there
+ * is no other place (manager.h). What this machine is short of at the moment is waited for as well:
  * a guest that stands still gains nothing if this gives up.
  *
  * What if the daemon dies right now? The next one comes here by upgrade_resume() and

@@ -6,11 +6,12 @@
  * a hundred domains takes some milliseconds.
  *
  * libvirt's daemon must not see the source end: it would take the domain for dead and
- * its cgroup down with it. So when the target runs and the source stands still, the
- * worker waits (finish()) until libvirt's daemon is between its end and its start: we
- * have it restarted, and its unit's ExecStartPre= asks us and waits (LibvirtStarting).
- * Then the sources end, the status files are changed (done()), and it may start. The
- * same question comes when it starts for any other reason.
+ * its cgroup down with it. So what it is connected to is in custody (worker/libvirt.c), and
+ * when the target runs and has the source's names, the worker waits (finish()) until
+ * libvirt's daemon is between its end and its start: we have it restarted, and its unit's
+ * ExecStartPre= asks us and waits (LibvirtStarting). Then the status files are changed
+ * (done()), and it may start: all else was done while it was there. The same question
+ * comes when it starts for any other reason.
  *
  * Owns the questions that wait. If this process dies, they are asked again, of the next
  * daemon; the domain's target runs on all the while. What the registry has of a domain
@@ -183,7 +184,7 @@ static int libvirt_finish(struct context *ctx, struct vm *vm)
 	if (!unit)
 		return 0;
 	if (systemd_restart(ctx->systemd, unit, &err) < 0) {
-		log_error(LOG_ERR, vm->pb->name, 0, &err, "libvirt keeps the source");
+		log_error(LOG_ERR, vm->pb->name, 0, &err, "libvirt does not get to know of the target");
 		return 1;
 	}
 	l->restarting = true;

@@ -9,8 +9,8 @@
 struct manager_driver {
 	const char *name;
 	/*
-	 * It takes the end of the source for that of the VM until done(): a source that
-	 * may not run any more is kept, standing still, beside a target from custody.
+	 * Only beside the source is there a place for a target from custody: so it is
+	 * kept for that, standing still, when it may not run any more.
 	 */
 	bool needs_source;
 	/* Before anything is touched: 0, or why it could not be told later. */
@@ -23,8 +23,8 @@ struct manager_driver {
 	void (*commit)(struct context *ctx, struct vm *vm, const CustodyPut *target,
 		       pid_t source);
 	/*
-	 * The target runs, the source stands still. 0: it may be ended; 1: not yet,
-	 * upgrade_may_finish() says when.
+	 * The target runs and has the source's names, the source has ended. 0: that may
+	 * be seen; 1: not yet, upgrade_may_finish() says when.
 	 */
 	int (*finish)(struct context *ctx, struct vm *vm);
 	/* The upgrade has ended and @vm is what it is from now on. */

@@ -671,7 +671,7 @@ static uint64_t event_time(struct upgrade *u, struct qmp *qmp, const char *name)
 	return at;
 }
 
-/* libvirt takes the end of a source for that of the domain: it is not to see it yet. */
+/* With the last of a domain's processes goes its scope, and the place for another target. */
 static int bar_source(struct upgrade *u, struct error *err)
 {
 	int r;
@@ -739,14 +739,6 @@ static int finish(struct upgrade *u, struct error *err)
 	if (q->source_qmp)
 		u->stopped_at_us = event_time(u, q->source_qmp, "STOP") ?: u->stopped_at_us;
 	qmp_freep(&q->source_qmp);
-	if (is_libvirts(u)) {
-		r = libvirt_part(u, q->target_qmp, err);
-		/* The guest has ended: by the end of the source libvirt sees that, too. */
-		if (r != -EOWNERDEAD && process_has_ended(u->target_pidfd))
-			return hold_end(&u->wait, u->source_pidfd, "the source", err) ?: r;
-		if (r < 0)
-			return r;
-	}
 	r = hold_end(&u->wait, u->source_pidfd, "the source", err);
 	if (r < 0)
 		return r;
@@ -755,7 +747,11 @@ static int finish(struct upgrade *u, struct error *err)
 		r = run_command(q->target_qmp, plan->commands[i], err);
 		first = first ?: r;
 	}
-	return first;
+	/* Last, because libvirt's daemon is away from here on: what it reads is left to be done. */
+	if (!is_libvirts(u))
+		return first;
+	r = libvirt_part(u, q->target_qmp, err);
+	return r == -EOWNERDEAD ? r : first ?: r;
 }
 
 /* ---- undo --------------------------------------------------------------- */

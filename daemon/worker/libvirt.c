@@ -2,8 +2,8 @@
 /*
  * Reaches the monitor of a domain through libvirt, whose it is: by a process of its
  * own, which stands beside the worker's binary (manager/libvirt_monitor.c). It ends when
- * the connection does, and with this process. And keeps libvirt from seeing a source
- * that dies before its time: what was connected with it stays so, in custody.
+ * the connection does, and with this process. And keeps libvirt from seeing the source
+ * end: what was connected with it stays so, in custody, until the upgrade has ended.
  */
 #include "libvirt.h"
 
@@ -142,8 +142,15 @@ int libvirt_hold_connections(struct upgrade *u, const struct source_fd *fds, siz
 		if (fd >= 0)
 			found.fd[found.n++] = fd;
 	}
+	if (!found.n) {
+		error_set(err, -ENOTCONN, "libvirt's daemon is not connected to %s",
+			  u->start->vm->name);
+		error_hint(err, "virsh domstate %s; systemctl status libvirtd.service",
+			   u->start->vm->name);
+		return -ENOTCONN;
+	}
 	put.name = (char *)"libvirt";
-	return found.n ? link_put(&u->wait, &put, found.fd, found.n, err) : 0;
+	return link_put(&u->wait, &put, found.fd, found.n, err);
 }
 
 static int read_vcpus(struct qmp *target, Upgraded__V1__FinishRequest__Vcpu **ret, size_t *ret_n,

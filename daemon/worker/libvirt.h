@@ -26,14 +26,15 @@ struct source_fd;
 
 /*
  * Puts the source's ends of its connections with libvirt's daemon into custody, as
- * "libvirt": that daemon does not see them close when the source dies before its time.
+ * "libvirt": that daemon does not see them close when the source dies, or is ended.
+ * -ENOTCONN: there are none, and it would.
  */
 int libvirt_hold_connections(struct upgrade *u, const struct source_fd *fds, size_t n,
 			     struct error *err);
 
 /*
- * Waits until libvirt's daemon is not there to miss the source; tells the daemon who the
- * target's vCPUs are.
+ * Tells the daemon who the target's vCPUs are, and waits until libvirt's daemon is
+ * between its end and its start.
  */
 int libvirt_part(struct upgrade *u, struct qmp *target, struct error *err);
 

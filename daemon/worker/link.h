@@ -44,7 +44,7 @@ int link_borrow(struct waiter *w, const Upgraded__V1__Process *process, int *ret
  */
 int link_commit(struct waiter *w, struct error *err);
 
-/* Asks whether the source may end now. -EOWNERDEAD: the daemon died; the next worker asks. */
+/* Asks whether the upgrade may end now. -EOWNERDEAD: the daemon died; the next worker asks. */
 int link_finish(struct waiter *w, Upgraded__V1__FinishRequest *request, struct error *err);
 
 /* The worker's last message. */

@@ -111,7 +111,9 @@ static int on_answer(sd_bus_message *m, void *userdata, sd_bus_error *unused)
 	if (failure)
 		log_line(LOG_WARNING, "polkit does not answer: %s",
 			 failure->message ?: failure->name);
-	else if (sd_bus_message_read(m, "(bba{ss})", &yes, &challenge, 0) < 0)
+	/* The details that follow differ from version to version, and are not for us. */
+	else if (sd_bus_message_enter_container(m, 'r', "bba{ss}") < 0 ||
+		 sd_bus_message_read(m, "bb", &yes, &challenge) < 0)
 		yes = 0;
 	if (yes)
 		server_grant(a->ctx->server, &a->from, a->request);

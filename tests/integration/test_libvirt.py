@@ -347,20 +347,14 @@ class Kills(Case):
     def test_whoever_is_killed_the_domain_goes_on(self):
         libvirt()
         take_faults()
-        guest = loaded()
         failed = []
         for point, who in self.CELLS + self.ENDS:
             try:
-                if (point, who) in self.ENDS:
-                    self.ended(guest, point, who)
-                    guest = loaded()
-                else:
-                    self.cell(guest, point, who)
+                (self.ended if (point, who) in self.ENDS else self.cell)(loaded(), point, who)
             except Exception as e:  # pylint: disable=broad-except
                 failed.append(f"{point} {who}: {e}")
                 saw(f"{point:<14} {who:<8} FAILED: {str(e)[:600]}")
                 fault("")
-                guest = loaded()
         self.assertEqual(failed, [])
 
     test_whoever_is_killed_the_domain_goes_on.seconds = 2400

@@ -145,10 +145,7 @@ static void work(FILE *f, const Upgraded__V1__Report *r, const struct work_rate 
 		return;
 	fputs("<h2>The guest's work</h2>\n", f);
 	svg_work(f, r, w);
-	runs = r->started_at_us;
-	for (size_t i = 0; i < r->n_phases; i++)
-		if (r->phases[i]->phase == UPGRADED__V1__PHASE__PHASE_RUN)
-			runs += r->phases[i]->start_us + r->phases[i]->duration_us;
+	runs = r->started_at_us + svg_runs_at_us(r);
 	stops = runs - r->blackout_us;
 	brownout = work_relative(w, runs, runs + SECOND, stops);
 	if (brownout >= 0)

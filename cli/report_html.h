@@ -19,6 +19,8 @@ void svg_phases(FILE *f, const Upgraded__V1__Report *report);
 
 /* FREEZE to RUN alone, on a scale of its own, and how long the guest stood still. */
 bool svg_switch_is_known(const Upgraded__V1__Report *report);
+/* When the target ran, since the upgrade began; only of a switch that is known. */
+uint64_t svg_runs_at_us(const Upgraded__V1__Report *report);
 void svg_switch(FILE *f, const Upgraded__V1__Report *report);
 
 /* What the guest got done around the switch, relative to the time before. */

@@ -150,7 +150,7 @@ bool svg_switch_is_known(const Upgraded__V1__Report *report)
 }
 
 /* The target's first instruction is RUN's last act. */
-static uint64_t runs_at(const Upgraded__V1__Report *report)
+uint64_t svg_runs_at_us(const Upgraded__V1__Report *report)
 {
 	const Upgraded__V1__PhaseTime *run = find(report, PHASE(RUN));
 
@@ -159,7 +159,7 @@ static uint64_t runs_at(const Upgraded__V1__Report *report)
 
 void svg_switch(FILE *f, const Upgraded__V1__Report *report)
 {
-	uint64_t end_us = runs_at(report), start_us = find(report, PHASE(FREEZE))->start_us;
+	uint64_t end_us = svg_runs_at_us(report), start_us = find(report, PHASE(FREEZE))->start_us;
 	uint64_t blackout = report->blackout_us < end_us ? report->blackout_us : end_us;
 	struct scale s;
 	unsigned row = 0;
@@ -182,7 +182,7 @@ void svg_switch(FILE *f, const Upgraded__V1__Report *report)
 
 void svg_work(FILE *f, const Upgraded__V1__Report *report, const struct work_rate *work)
 {
-	uint64_t zero = report->started_at_us + runs_at(report),
+	uint64_t zero = report->started_at_us + svg_runs_at_us(report),
 		 before = zero - report->blackout_us;
 	struct scale s = { before - 2 * SECOND, zero + 4 * SECOND };
 	uint64_t step = (s.to_us - s.from_us) / WORK_STEPS;

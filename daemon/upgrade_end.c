@@ -137,7 +137,7 @@ void upgrade_end(struct upgrade *u)
 
 	fill_report(u);
 	update_vm(u);
-	/* The guest has ended. A source that was kept to be seen may go, and be missed. */
+	/* The guest has ended: nobody needs the place of a source that was kept (manager.h). */
 	if (r->outcome == OUTCOME(LOST) && (u->committed || u->rebuilds) &&
 	    upgrade_target_has_ended(u))
 		(void)pidfd_send_signal(u->source_pidfd, SIGKILL, NULL, 0);

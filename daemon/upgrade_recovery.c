@@ -5,8 +5,8 @@
  * both VMMs are dead and the guest is in custody, whole, and nobody was told to run
  * from it, one starts a target from there; that may have to wait until the manager has
  * a place for it. After COMMIT a source is as good as dead, and killed, unless there
- * is no other place (manager.h). What this machine is short of at the moment is waited for as well:
- * a guest that stands still gains nothing if this gives up.
+ * is no other place (manager.h). What this machine is short of at the moment is waited
+ * for as well: a guest that stands still gains nothing if this gives up.
  *
  * What if the daemon dies right now? The next one comes here by upgrade_resume() and
  * decides the same, from the same journal and the same custody.

@@ -31,9 +31,10 @@ struct manager_driver {
 	void (*done)(struct context *ctx, struct vm *vm, const Report *report);
 	/*
 	 * Both VMMs are dead, or only the target (needs_source). 0: another may be
-	 * started, in the cgroups and in the place of *ret_process (pid 0: of nobody). -EAGAIN: not yet. May be called
-	 * again and again; @ret_process is then what commit() gets as the source. @start:
-	 * how the target was started, as custody has it. Other errors: none may be.
+	 * started, in the cgroups and in the place of *ret_process (pid 0: of nobody).
+	 * -EAGAIN: not yet. May be called again and again; @ret_process is then what
+	 * commit() gets as the source. @start: how the target was started, as custody has
+	 * it. Other errors: none may be.
 	 */
 	int (*place)(struct context *ctx, struct vm *vm, const CustodyPut *start,
 		     Process *ret_process);

@@ -36,16 +36,15 @@ int proc_open(pid_t pid, const char *name, int flags)
 	return fd < 0 ? -errno : fd;
 }
 
-int proc_read(pid_t pid, const char *name, char **ret_text, size_t *ret_len)
+int proc_read_path(const char *path, char **ret_text, size_t *ret_len)
 {
-	_cleanup_close_ int fd = -EBADF;
+	_cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC);
 	_cleanup_free_ char *text = NULL;
 	size_t size = 4096, len = 0;
 	ssize_t n;
 
-	fd = proc_open(pid, name, O_RDONLY);
 	if (fd < 0)
-		return fd;
+		return -errno;
 	for (;;) {
 		char *more = size > READ_MAX ? NULL : realloc(text, size);
 
@@ -68,6 +67,15 @@ int proc_read(pid_t pid, const char *name, char **ret_text, size_t *ret_len)
 		*ret_len = len;
 	*ret_text = TAKE_PTR(text);
 	return 0;
+}
+
+int proc_read(pid_t pid, const char *name, char **ret_text, size_t *ret_len)
+{
+	_cleanup_free_ char *path = NULL;
+	int r;
+
+	r = proc_path(pid, name, &path);
+	return r < 0 ? r : proc_read_path(path, ret_text, ret_len);
 }
 
 int proc_read_strv(pid_t pid, const char *name, char ***ret_v)

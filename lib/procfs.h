@@ -18,6 +18,9 @@ int proc_open(pid_t pid, const char *name, int flags);
  */
 int proc_read(pid_t pid, const char *name, char **ret_text, size_t *ret_len);
 
+/* As proc_read(), of a file of the kernel's that is no process's. */
+int proc_read_path(const char *path, char **ret_text, size_t *ret_len);
+
 /* As proc_read(), for lists of NUL-terminated strings: "cmdline", "environ". */
 int proc_read_strv(pid_t pid, const char *name, char ***ret_v);
 

@@ -3,9 +3,10 @@
  * Where the cgroups of another process are, so that a new process can join
  * them. Used when the target is started: in the source's cgroups its memory is
  * charged where the guest's memory is charged already, and the limits that an
- * operator has set go on to hold. Hosts have one v2 hierarchy, several v1
- * hierarchies, or both ("hybrid"); /proc/PID/cgroup names the cgroup in each,
- * /proc/self/mountinfo says where each is mounted.
+ * operator has set go on to hold; and before, to see whether they leave room
+ * for it (headroom.c). Hosts have one v2 hierarchy, several v1 hierarchies, or
+ * both ("hybrid"); /proc/PID/cgroup names the cgroup in each, /proc/self/mountinfo
+ * says where each is mounted.
  *
  * Owns the fds of struct cgroups. Nothing is changed here.
  */
@@ -70,9 +71,11 @@ static void unescape(char *s)
 
 /*
  * The directory of the cgroup @path in the hierarchy of @controllers (empty:
- * v2), or NULL when it is not mounted. @mountinfo is only read.
+ * v2), or NULL when it is not mounted. *ret_root_len: so much of it is where the
+ * hierarchy is mounted. @mountinfo is only read.
  */
-static char *find_dir(const char *mountinfo, const char *controllers, const char *path)
+static char *find_dir(const char *mountinfo, const char *controllers, const char *path,
+		      size_t *ret_root_len)
 {
 	_cleanup_free_ char *copy = strdup(mountinfo);
 	char *rest = copy, *line, *dir;
@@ -106,6 +109,7 @@ static char *find_dir(const char *mountinfo, const char *controllers, const char
 			continue;
 		if (asprintf(&dir, "%s%s", point, path + root_len) < 0)
 			return NULL;
+		*ret_root_len = strlen(point);
 		return dir;
 	}
 	return NULL;
@@ -114,7 +118,8 @@ static char *find_dir(const char *mountinfo, const char *controllers, const char
 static int open_one(struct cgroups *c, const char *mountinfo, const char *controllers,
 		    const char *path, struct error *err)
 {
-	_cleanup_free_ char *dir = find_dir(mountinfo, controllers, path);
+	size_t root_len;
+	_cleanup_free_ char *dir = find_dir(mountinfo, controllers, path, &root_len);
 	_cleanup_free_ char *file = NULL;
 	int fd;
 
@@ -168,6 +173,22 @@ int cgroups_open(pid_t pid, struct cgroups *ret_cgroups, struct error *err)
 	*ret_cgroups = c;
 	c.n = 0;
 	return 0;
+}
+
+int cgroup_find_v2(const char *cgroup, const char *mountinfo, char **ret_dir, size_t *ret_root_len)
+{
+	const char *line = !strncmp(cgroup, "0::", 3) ? cgroup : strstr(cgroup, "\n0::");
+	_cleanup_free_ char *path = NULL;
+
+	line = line ? strchr(line, '/') : NULL;
+	if (!line)
+		return -ENOENT;
+	/* Of the root itself only the mount point is left. */
+	path = strndup(line, line[1] == '\n' ? 0 : strcspn(line, "\n"));
+	if (!path)
+		return -ENOMEM;
+	*ret_dir = find_dir(mountinfo, "", path, ret_root_len);
+	return *ret_dir ? 0 : -ENOENT;
 }
 
 void cgroups_close(struct cgroups *c)

@@ -27,6 +27,13 @@ struct cgroups {
  */
 int cgroups_open(pid_t pid, struct cgroups *ret_cgroups, struct error *err);
 
+/*
+ * The directory of the v2 cgroup of a process, by its /proc/PID/cgroup and our
+ * mountinfo; *ret_root_len of its bytes are where the hierarchy is mounted.
+ * -ENOENT: it is in none, or in one that is not to be seen here.
+ */
+int cgroup_find_v2(const char *cgroup, const char *mountinfo, char **ret_dir, size_t *ret_root_len);
+
 void cgroups_close(struct cgroups *c);
 #define _cleanup_cgroups_ __attribute__((cleanup(cgroups_close)))
 

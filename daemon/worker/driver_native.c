@@ -28,6 +28,7 @@
 #include "device_state.h"
 #include "fault_point.h"
 #include "findings.h"
+#include "headroom.h"
 #include "hold.h"
 #include "link.h"
 #include "native_link.h"
@@ -287,6 +288,8 @@ static int examine(struct upgrade *u, struct error *err)
 	r = check_binary(u);
 	if (r >= 0)
 		r = check_memory(u, n, &gmem, &other, &vm);
+	if (r >= 0)
+		r = headroom_check("", source_process(u)->pid, &u->findings);
 	if (r >= 0)
 		r = choose_tier(u, gmem, other, vm);
 	if (r >= 0 && n->offered->vmm_offer->state != UPGRADED__V1__VMM_STATE__VMM_RUNNING)

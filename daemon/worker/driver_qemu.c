@@ -32,6 +32,7 @@
 #include "device_state.h"
 #include "fault_point.h"
 #include "gmem.h"
+#include "headroom.h"
 #include "hold.h"
 #include "libvirt.h"
 #include "link.h"
@@ -185,6 +186,8 @@ static int examine(struct upgrade *u, struct error *err)
 	if (r < 0)
 		return r;
 	r = source_check(q->source, q->source_qmp, &u->findings, err);
+	if (r >= 0)
+		r = headroom_check("", source_pid(u), &u->findings);
 	if (r >= 0 && is_libvirts(u))
 		r = libvirt_check(u->start->vm, &u->findings);
 	if (r < 0)

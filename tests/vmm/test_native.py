@@ -11,6 +11,8 @@ import json
 import os
 import pathlib
 import re
+import resource
+import shlex
 import shutil
 import signal
 import subprocess
@@ -644,6 +646,20 @@ class RuntimeDirectory(Native):
         self.guest.order()
         self.upgrade()
         self.assertEqual(self.host.store.settle(), [])
+
+
+class Room(Native):
+    def test_a_source_short_of_descriptors_is_refused_until_it_has_more(self):
+        pid = self.guest.proof.pid
+        hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)[1]
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (len(fds_of(pid)) + 3, hard))
+        status, report = self.host.upgrade(self.guest)
+        self.expect(REFUSED, status, report)
+        self.check_guest(pid)
+        remedies = [f["remedy"] for f in report["findings"] if f["code"] == "source.descriptors"]
+        self.assertEqual(len(remedies), 1, report)
+        subprocess.run(shlex.split(remedies[0].split(" (")[0]), check=True)
+        self.upgrade()
 
 
 class Names(Native):

@@ -63,7 +63,7 @@ static void take(struct host *h, const char *path)
 
 static void put_cgroup(struct host *h, const char *dir, const char *file, const char *text)
 {
-	char path[256];
+	char path[512];
 
 	snprintf(path, sizeof(path), "%s/%s", dir, file);
 	put(h, path, "%s\n", text);

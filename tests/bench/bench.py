@@ -5,14 +5,15 @@
                  in turn on one running guest, the same binary, the same devices
     sizes        the blackout of upgraded for a guest of 4 GiB against one of 512 MiB, in turn
     tiers        stage2, gmem and memfd against the bare script, in turn: the first two on one guest between patched
-                 QEMUs, the others on one between the distribution's newest. Blackout, and brownout
+                 QEMUs, the others on one between the distribution's newest. Blackout, brownout, stage-2 faults
     tier-sizes   stage2 for a guest of 8 GiB, most of it in use, against one of 512 MiB, in turn
 
 The blackout is the gap of the guest's 1 ms heartbeat that the switch made, on the host's clock: for all the same
 instrument, and the guest's own view. The gap "between the VMMs" is the source's event STOP to the target's RESUME. The
-brownout is the work that the guest did in the second after the gap, as a share of the second before. An emulated
-guest also stumbles now and then with nobody near it: the longest gap from the beginning of the upgrade to its end, whoever made it,
-is kept as longest_ms, and so is every run's figure.
+brownout is the work that the guest did in the second after the gap, as a share of the second before; the stage-2
+faults are those that KVM resolved for the new VM until one second after the switch. An emulated guest also stumbles
+now and then with nobody near it: the longest gap from the beginning of the upgrade to its end, whoever made it, is
+kept as longest_ms, and so is every run's figure.
 
 Of several guests all but the measured one are stopped, so that each has the emulated processor for itself."""
 
@@ -32,6 +33,7 @@ from bare import BareVm
 from host import Guest, UPGRADECTL, default_machine, qemus, tell
 
 AFTER = 3  # seconds after an upgrade that still belong to it
+KVMS = pathlib.Path("/sys/kernel/debug/kvm")  # a directory for each VM
 # Guests that share the emulated host's one processor while they boot: at full load none would get there.
 LIGHT = {"load_mem": 64, "cmdline": "load.mem_rate=400 load.net_pause_us=40000 load.disk_pause_ms=300"}
 
@@ -55,11 +57,31 @@ def measured(guest, name, upgrade):
             "work_ratio": (gap["work"] or {}).get("ratio")}
 
 
-def ours(guest, binary, *options):
-    status, report = guest.upgrade(binary, *options)
-    if status:
-        raise RuntimeError(f"upgrade of {guest.name}: exit status {status}: {report}")
-    return report
+class FirstSecond:
+    """Of the VM that is made meanwhile: how many stage-2 faults KVM has resolved one second after it took the guest over."""
+
+    def __init__(self):
+        self.before, self.faults = set(KVMS.glob("*-*")), None
+
+    def count(self, ran_ms):
+        """@ran_ms: since when it runs the guest, in ms since 1970."""
+        time.sleep(max(0, ran_ms / 1000 + 1 - time.time()))
+        vm, = set(KVMS.glob("*-*")) - self.before
+        self.faults = int((vm / "pf_fixed").read_text())
+
+
+def ours(guest, binary, first_second, *options):
+    """upgradectl is read as it goes: the first second is over before the upgrade has ended."""
+    command = [UPGRADECTL, "--json", "upgrade", guest.name, "--vmm", binary, *options]
+    message = {}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout:
+            message = json.loads(line)
+            if message.get("phase") == "done":
+                first_second.count(int(message["at_us"]) / 1000)
+    if process.returncode:
+        raise RuntimeError(f"upgrade of {guest.name}: exit status {process.returncode}: {message}")
+    return message
 
 
 def adopt(name, qmp):
@@ -68,14 +90,16 @@ def adopt(name, qmp):
 
 
 def told(i, runs, figures):
-    """One line of a round: what the guest saw (between the two VMMs)."""
+    """One line of a round: what the guest saw (between the two VMMs), and the stage-2 faults."""
     tell(f"  {i + 1:2}/{runs}  " + "   ".join(
-        f"{what} {r[-1]['blackout_ms']:.0f} ({r[-1]['vmm_blackout_ms'] or 0:.0f}) ms" for what, r in figures.items()))
+        f"{what} {r[-1]['blackout_ms']:.0f} ({r[-1]['vmm_blackout_ms'] or 0:.0f}) ms {r[-1]['faults']} faults"
+        for what, r in figures.items()))
 
 
 def result(figures, ratios, targets):
     columns = {what: {"blackout_ms": summary([r["blackout_ms"] for r in runs]),
-                      "vmm_blackout_ms": summary([r["vmm_blackout_ms"] for r in runs if r["vmm_blackout_ms"]] or [0])}
+                      "vmm_blackout_ms": summary([r["vmm_blackout_ms"] for r in runs if r["vmm_blackout_ms"]] or [0]),
+                      "faults": summary([r["faults"] for r in runs])}
                for what, runs in figures.items()}
     return {"runs": figures, "columns": columns, "ratios": ratios, "targets": targets}
 
@@ -101,22 +125,31 @@ def go_on(pids):
 
 def by_script(vm, name, binary):
     """One upgrade by the bare script."""
-    run = measured(vm.guest, name, lambda: vm.upgrade(binary))
+    first_second = FirstSecond()
+
+    def upgrade():
+        begin, end = vm.upgrade(binary)
+        first_second.count(end)
+        return begin, end
+
+    run = measured(vm.guest, name, upgrade)
     begin, end = vm.no_runner
     run["vmm_blackout_ms"] = end - begin
+    run["faults"] = first_second.faults
     return run
 
 
 def by_us(guest, name, binary, *options):
     """One upgrade by upgraded."""
-    report = {}
+    report, first_second = {}, FirstSecond()
 
     def upgrade():
-        report.update(ours(guest, binary, *options))
+        report.update(ours(guest, binary, first_second, *options))
         return guest.no_runner(report)
 
     run = measured(guest, name, upgrade)
     run["vmm_blackout_ms"] = report["blackout_ms"]
+    run["faults"] = first_second.faults
     run["tier"] = report["tier"]
     run["handover"] = report.get("handover")
     run["phases"] = {p["phase"]: p["duration_ms"] for p in report["phases"]}
@@ -206,7 +239,8 @@ def bench_tiers(options):
     ratios = {f"{tier}_to_bare": compare(figures, tier, "bare") for tier in ("stage2", "gmem", "memfd")}
     ratios["stage2_to_memfd"] = compare(figures, "stage2", "memfd")
     work = {f"{tier}_work": summary([r["work_ratio"] for r in runs if r["work_ratio"]]) for tier, runs in figures.items()}
-    return result(figures, {**ratios, **work}, {"stage2_to_bare": "<= 0.7", "stage2_work": ">= 0.95"})
+    faults = {f"{tier}_faults": summary([r["faults"] for r in runs]) for tier, runs in figures.items()}
+    return result(figures, {**ratios, **work, **faults}, {"stage2_to_bare": "<= 0.7", "stage2_work": ">= 0.95"})
 
 
 def bench_tier_sizes(options):

@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """systemd starts upgraded when it is first needed, and knows it."""
 
+import os
 import pathlib
+import signal
 
 from common import Case, ctl, daemon_pid, saw, sh, shared, unit, alive
-from host import NO_SUCH_VM
+from host import NO_SUCH_VM, wait_until
+
+KILLS = 8  # more than systemd lets a service start in ten seconds by default
 
 
 class Activation(Case):
@@ -19,6 +23,17 @@ class Activation(Case):
         saw(f"inactive before, running as pid {after['MainPID']} after the first upgradectl")
         comm = pathlib.Path(f"/proc/{after['MainPID']}/comm").read_text().strip()
         self.assertEqual(comm, "upgraded")
+
+    def test_it_comes_back_however_often_it_dies(self):
+        """A guest may stand still until it does."""
+        self.assertEqual(ctl("list")[0], 0)
+        pids = [daemon_pid()]
+        for _ in range(KILLS):
+            os.kill(pids[-1], signal.SIGKILL)
+            pids.append(wait_until(lambda: (pid := daemon_pid()) not in (0, pids[-1]) and pid, 20,
+                                   lambda: f"another daemon: {unit('upgraded.service', 'ActiveState', 'Result')}"))
+        self.assertEqual(ctl("list")[0], 0)
+        saw(f"killed {KILLS} times in a row, back each time: {unit('upgraded.service', 'NRestarts', 'Result')}")
 
     def test_unknown_vm_has_an_exit_status_of_its_own(self):
         for verb in (["show", "nobody"], ["check", "nobody"], ["upgrade", "nobody"], ["abort", "nobody"]):

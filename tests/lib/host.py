@@ -81,11 +81,11 @@ def status_by_qmp(path, seconds=20):
 
 
 def wait_until(condition, seconds, what):
-    """Polls until condition() is true; what is said when it never is."""
+    """Polls until condition() is true; what, or what it returns, is said when it never is."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         if time.monotonic() > deadline:
-            raise TimeoutError(f"not within {seconds} s: {what}")
+            raise TimeoutError(f"not within {seconds} s: {what() if callable(what) else what}")
         time.sleep(0.02)
     return value
 

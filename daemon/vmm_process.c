@@ -61,8 +61,9 @@ int process_open(pid_t pid, uint64_t start_time, int *ret_pidfd)
 	if (pid <= 0)
 		return -ESRCH;
 	fd = pidfd_open(pid, 0);
+	/* It is a thread's by now; Linux before 6.16 says EINVAL. */
 	if (fd < 0)
-		return errno == EINVAL ? -ESRCH : -errno;
+		return errno == EINVAL || errno == ENOENT ? -ESRCH : -errno;
 	/* Looked at while the pidfd holds the pid. */
 	r = process_start_time(pid, &ticks);
 	if (r < 0)

@@ -12,9 +12,11 @@
 
 #include "registry.h"
 
+#include <pthread.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 
 struct fixture {
@@ -126,6 +128,24 @@ static void reused_pid_is_not_taken_for_the_vm(void **state)
 	assert_int_equal(vm->pidfd, -EBADF);
 }
 
+static void *open_own_thread(void *userdata)
+{
+	int *r = userdata, fd;
+
+	*r = process_open((pid_t)syscall(SYS_gettid), 0, &fd);
+	return NULL;
+}
+
+static void pid_that_is_a_thread_by_now_is_a_process_that_ended(void **state)
+{
+	pthread_t thread;
+	int r = 0;
+
+	assert_int_equal(pthread_create(&thread, NULL, open_own_thread, &r), 0);
+	assert_int_equal(pthread_join(thread, NULL), 0);
+	assert_int_equal(r, -ESRCH);
+}
+
 static void end_of_the_process_is_noticed_and_the_vm_stays_known(void **state)
 {
 	struct fixture *f = *state;
@@ -215,6 +235,7 @@ int main(void)
 		TEST(end_of_the_process_is_noticed_and_the_vm_stays_known),
 		TEST(name_of_a_live_vm_is_taken_one_of_a_dead_vm_is_free),
 		TEST(damaged_file_is_skipped_and_the_others_are_loaded),
+		cmocka_unit_test(pid_that_is_a_thread_by_now_is_a_process_that_ended),
 		cmocka_unit_test(names_that_lead_elsewhere_are_refused),
 		cmocka_unit_test(guest_name_is_read_from_the_command_line),
 	};

@@ -26,9 +26,14 @@ bool process_is_dying(pid_t pid)
 	_cleanup_free_ char *status = NULL, *stat = NULL;
 	unsigned flags;
 	char *p;
+	int r;
 
-	if (proc_read(pid, "status", &status, NULL) < 0 || proc_read(pid, "stat", &stat, NULL) < 0)
-		return true;
+	r = proc_read(pid, "status", &status, NULL);
+	if (r >= 0)
+		r = proc_read(pid, "stat", &stat, NULL);
+	/* Who has no descriptor left to look with knows nothing of it. */
+	if (r < 0)
+		return r == -ENOENT || r == -ESRCH;
 	for (size_t i = 0; i < ARRAY_SIZE(keys); i++) {
 		p = strstr(status, keys[i]);
 		if (p && strtoull(p + strlen(keys[i]), NULL, 16) >> (SIGKILL - 1) & 1)
@@ -58,9 +63,9 @@ int process_is_stopped(pid_t pid)
 			continue;
 		snprintf(path, sizeof(path), "/proc/%d/task/%.16s/stat", pid, de->d_name);
 		fd = open(path, O_RDONLY | O_CLOEXEC);
-		if (fd < 0)
-			continue;
-		n = read(fd, buf, sizeof(buf) - 1);
+		n = fd < 0 ? -1 : read(fd, buf, sizeof(buf) - 1);
+		if (n < 0 && errno != ENOENT && errno != ESRCH)
+			return -errno;
 		if (n <= 0)
 			continue;
 		buf[n] = '\0';

@@ -8,7 +8,7 @@
 /*
  * SIGKILL is pending, or it exits: none of its threads gets into the guest any more,
  * though it takes a while until it has ended, the longer the more memory it has.
- * Also true if there is no such process.
+ * Also true if there is no such process, but not if that cannot be seen.
  */
 bool process_is_dying(pid_t pid);
 

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* wait_for(): every way in which a wait must end does end it, and says why. */
+#include "few_fds.h"
 #include "standstill.h"
 #include "wait.h"
 #include "wire.h"
@@ -231,6 +232,32 @@ static void the_end_of_a_process_is_seen(void **state)
 	close(fd);
 }
 
+static void who_cannot_look_takes_no_process_for_one_that_stands_still(void **state)
+{
+	struct rlimit limit;
+	pid_t pid = fork();
+	int stopped[3];
+	bool dying[3];
+
+	if (!pid) {
+		pause();
+		_exit(0);
+	}
+	for (int i = 0; i < 3; i++) {
+		limit = few_fds(i);
+		stopped[i] = process_is_stopped(pid);
+		dying[i] = process_is_dying(pid);
+		enough_fds(&limit);
+	}
+	kill(pid, SIGKILL);
+	waitpid(pid, NULL, 0);
+	assert_int_equal(stopped[0], -EMFILE);
+	assert_int_equal(stopped[1], -EMFILE);
+	assert_int_equal(stopped[2], 0);
+	assert_false(dying[0] || dying[1] || dying[2]);
+	assert_true(process_is_dying(pid));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -244,6 +271,7 @@ int main(void)
 		cmocka_unit_test(dead_process_ends_a_wait_but_its_last_words_count),
 		cmocka_unit_test(a_wait_that_takes_long_says_so_once_and_goes_on),
 		cmocka_unit_test(the_end_of_a_process_is_seen),
+		cmocka_unit_test(who_cannot_look_takes_no_process_for_one_that_stands_still),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -437,10 +437,13 @@ static int restore(struct custody *c, const char *whole)
 		return -ENOMEM;
 	}
 	r = take_held(c, whole, held, item);
-	if (r < 0) {
+	if (r == -ENOENT)
 		drop(c, c->n - 1);
+	else if (r < 0)
+		/* For the next daemon, which may have what is missing here. */
+		item_freep(&c->items[--c->n]);
+	if (r < 0)
 		return r;
-	}
 	if (old < c->n - 1)
 		drop(c, old);
 	return 0;
@@ -474,14 +477,15 @@ int custody_restore(struct custody *c, struct error *err)
 	for (size_t i = 0; i < n; i++) {
 		int r = restore(c, names[i]);
 
-		if (r == -ENOMEM)
-			return error_set(err, -ENOMEM, "out of memory");
 		if (r == -EPROTONOSUPPORT)
 			log_line(LOG_ERR, "%s was written by a newer upgraded, left as it is",
 				 names[i]);
-		else if (r < 0)
+		else if (r == -ENOENT || r == -EBADMSG || r == -EIO)
 			log_line(LOG_WARNING, "%s in systemd's fd store is not whole: %s",
 				 names[i], strerror(-r));
+		else if (r < 0)
+			return error_errno(err, r, "%s in systemd's fd store cannot be taken back",
+					   names[i]);
 	}
 	return 0;
 }

@@ -45,7 +45,8 @@ int custody_put(struct custody *c, const CustodyPut *put, bool more, struct scm_
 
 /*
  * Takes back what an earlier daemon held, from the fd store. What is not whole
- * is as if it had never been put.
+ * is as if it had never been put. On failure, for want of memory or descriptors,
+ * systemd has all of it still.
  */
 int custody_restore(struct custody *c, struct error *err);
 

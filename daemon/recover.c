@@ -7,7 +7,8 @@
  * without one it rolls back; a REBUILD record says that there are no VMMs to which
  * either could apply. Owns the list while it reads. If the daemon dies here, the
  * next one does the same again: what is taken up stays in journal and fd store
- * until its END.
+ * until its END. So it ends when this machine is too short of something to take one
+ * up, and systemd starts another.
  */
 #include "recover.h"
 
@@ -134,19 +135,26 @@ static struct vm *vm_of(struct context *ctx, const struct unfinished *u, struct 
 	return vm;
 }
 
-static void take_up(struct context *ctx, const struct unfinished *u)
+/* Only an upgrade with which no daemon could go on is given up: its guest may stand still. */
+static int take_up(struct context *ctx, const struct unfinished *u, struct error *err)
 {
 	JournalRecord end = UPGRADED__V1__JOURNAL_RECORD__INIT;
-	_cleanup_error_ struct error err = ERROR_INIT;
-	struct vm *vm = vm_of(ctx, u, &err);
+	_cleanup_error_ struct error why = ERROR_INIT;
+	struct vm *vm = vm_of(ctx, u, &why);
 
-	if (vm && upgrade_resume(ctx, vm, u, &err) >= 0)
-		return;
-	log_error(LOG_CRIT, u->start->vm->name, u->start->upgrade_id, &err,
+	if (vm && upgrade_resume(ctx, vm, u, &why) >= 0)
+		return 0;
+	if (upgrade_may_pass(why.code)) {
+		error_move(err, &why);
+		return error_prefix(err, "upgrade %" PRIu64 " of %s cannot be taken up now",
+				    u->start->upgrade_id, u->start->vm->name);
+	}
+	log_error(LOG_CRIT, u->start->vm->name, u->start->upgrade_id, &why,
 		  "an upgrade that was running cannot be taken up again");
 	end.kind = KIND(END);
 	end.upgrade_id = u->start->upgrade_id;
 	(void)journal_append(ctx->journal, &end, NULL);
+	return 0;
 }
 
 int recover_all(struct context *ctx, struct error *err)
@@ -166,7 +174,7 @@ int recover_all(struct context *ctx, struct error *err)
 		ctx->next_id = replay.last_id + 1;
 	for (size_t i = 0; i < replay.n; i++) {
 		if (r >= 0)
-			take_up(ctx, &replay.v[i]);
+			r = take_up(ctx, &replay.v[i], err);
 		unfinished_clear(&replay.v[i]);
 	}
 	free(replay.v);

@@ -39,6 +39,9 @@ struct unfinished {
 	uint64_t at_us;
 };
 
+/* An error that is about this machine at this moment: who tries again may have more luck. */
+bool upgrade_may_pass(int r);
+
 /* Goes on with it: waits for the worker of the daemon before us, then starts another. */
 int upgrade_resume(struct context *ctx, struct vm *vm, const struct unfinished *unfinished,
 		   struct error *err);

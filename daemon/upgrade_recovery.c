@@ -117,8 +117,7 @@ static int begin_rebuild(struct upgrade *u, struct error *err)
 	return 0;
 }
 
-/* Errors that are about this machine at this moment. */
-static bool may_pass(int r)
+bool upgrade_may_pass(int r)
 {
 	return r == -ENOMEM || r == -EMFILE || r == -ENFILE || r == -EAGAIN || r == -ENOSPC ||
 	       r == -EDQUOT || r == -EROFS || r == -EIO;
@@ -150,7 +149,7 @@ int upgrade_on_recovery(sd_event_source *s, uint64_t usec, void *userdata)
 		upgrade_tell_manager(u);
 	if (r >= 0)
 		r = upgrade_run_worker(u, mode, &err);
-	if (may_pass(r)) {
+	if (upgrade_may_pass(r)) {
 		/* A guest that stands still gains nothing if this gives up. */
 		if (!u->short_of)
 			log_vm(LOG_ERR, u->vm->pb->name, u->start->upgrade_id,
@@ -280,11 +279,12 @@ int upgrade_resume(struct context *ctx, struct vm *vm, const struct unfinished *
 	target = custody_find(&u->custody, "target");
 	if (u->committed && target)
 		upgrade_watch_source(u, target->put);
-	if (work_dir_open_worker(u->start->work_dir, &u->past_worker) >= 0)
+	r = work_dir_open_worker(u->start->work_dir, &u->past_worker);
+	if (r >= 0)
 		r = await_past_worker(u);
-	else
+	else if (r == -ESRCH)
 		oneshot_arm(u->later, 0);
-	if (r < 0)
+	if (r < 0 && r != -ESRCH)
 		return error_errno(err, r, "no recovery");
 	log_vm(LOG_NOTICE, vm->pb->name, u->start->upgrade_id,
 	       "upgrade %" PRIu64 " was running, phase %s: %s", u->start->upgrade_id,

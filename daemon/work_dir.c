@@ -109,7 +109,9 @@ int work_dir_open_worker(const char *path, int *ret_pidfd)
 	uint64_t ticks;
 	int pid;
 
-	if (!f || fscanf(f, "%d %" SCNu64, &pid, &ticks) != 2)
+	if (!f)
+		return !file ? -ENOMEM : errno == ENOENT ? -ESRCH : -errno;
+	if (fscanf(f, "%d %" SCNu64, &pid, &ticks) != 2)
 		return -ESRCH;
 	return process_open(pid, ticks, ret_pidfd);
 }

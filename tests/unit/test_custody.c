@@ -11,6 +11,7 @@
 #include <cmocka.h>
 
 #include "custody.h"
+#include "few_fds.h"
 
 #include <fcntl.h>
 #include <string.h>
@@ -352,6 +353,37 @@ static void what_cannot_be_taken_out_now_is_taken_out_later(void **state)
 	systemd_end(&s);
 }
 
+static void what_cannot_be_taken_back_now_is_there_for_the_next_daemon(void **state)
+{
+	struct fixture *f = *state;
+	struct fd_store *store;
+	struct rlimit limit;
+	struct systemd s;
+	int r;
+
+	systemd_start(&s);
+	begin(f, &store);
+	assert_int_equal(put(f, "cpr", "bytes", 5, 3, false), 0);
+	assert_int_equal(put(f, "device-state", "", 0, 1, false), 0);
+	for (int i = 0; i < 6; i++) {
+		custody_leave(&f->c);
+		fd_store_freep(&store);
+		f->c.store = store = next_daemon(&s, SIZE_MAX);
+		limit = few_fds(i);
+		r = custody_restore(&f->c, NULL);
+		enough_fds(&limit);
+		assert_int_equal(r, -EMFILE);
+		systemd_obey(&s);
+		assert_int_equal(s.n, 6);
+	}
+	restart(f, &s, &store, SIZE_MAX);
+	assert_int_equal(custody_find(&f->c, "cpr")->n_fds, 3);
+	assert_int_equal(custody_find(&f->c, "device-state")->n_fds, 1);
+	custody_clear(&f->c);
+	fd_store_freep(&store);
+	systemd_end(&s);
+}
+
 static void what_was_stored_in_part_was_never_put(void **state)
 {
 	struct fixture *f = *state;
@@ -515,6 +547,7 @@ int main(void)
 		TEST(sums_tell_state_from_guest_memory),
 		TEST(custody_outlives_the_daemon),
 		TEST(what_cannot_be_taken_out_now_is_taken_out_later),
+		TEST(what_cannot_be_taken_back_now_is_there_for_the_next_daemon),
 		TEST(what_was_stored_in_part_was_never_put),
 		TEST(newer_of_two_counts_when_one_was_being_replaced),
 		TEST(one_open_file_is_stored_once_however_often_it_is_held),

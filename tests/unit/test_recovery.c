@@ -1,0 +1,215 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Holds daemon/recover.c and upgrade_recovery.c to their word: an upgrade that was
+ * running when the daemon ended is gone on with, whatever this machine is short of
+ * just then. Journal, registry and fd store are the real ones; workers cannot be
+ * started, and both VMMs are processes that have ended.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include "few_fds.h"
+#include "history.h"
+#include "journal.h"
+#include "manager/libvirt.h"
+#include "manager/systemd.h"
+#include "native.h"
+#include "recover.h"
+#include "upgrade_state.h"
+#include "work_dir.h"
+#include "worker/device_state.h"
+
+#include <signal.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+#define ID	7
+#define KIND(x) UPGRADED__V1__JOURNAL_RECORD__KIND__##x
+
+struct fixture {
+	char dir[64];
+	struct context ctx;
+};
+
+static void on_gone(struct vm *vm, void *userdata)
+{
+}
+
+static void start_daemon(struct fixture *f)
+{
+	char vms[80];
+	uint64_t last;
+
+	f->ctx = (struct context){ .next_id = 1 };
+	f->ctx.options.runtime_dir = f->dir;
+	f->ctx.options.worker = "/nonexistent";
+	snprintf(vms, sizeof(vms), "%s/vms", f->dir);
+	assert_true(sd_event_new(&f->ctx.event) >= 0);
+	metrics_init(&f->ctx.metrics);
+	assert_int_equal(fd_store_new(f->ctx.event, &f->ctx.fd_store), 0);
+	assert_int_equal(journal_open(f->dir, &f->ctx.journal, NULL), 0);
+	assert_int_equal(history_open(f->dir, 1 << 20, &f->ctx.history, &last, NULL), 0);
+	assert_int_equal(registry_open(f->ctx.event, vms, on_gone, NULL, &f->ctx.registry, NULL),
+			 0);
+	assert_int_equal(systemd_new(&f->ctx, &f->ctx.systemd, NULL), 0);
+	assert_int_equal(libvirt_new(&f->ctx.libvirt), 0);
+	assert_int_equal(native_new(&f->ctx.native, NULL), 0);
+	assert_int_equal(server_new(f->ctx.event, NULL, NULL, NULL, NULL, &f->ctx.server, NULL), 0);
+}
+
+static void end_daemon(struct fixture *f)
+{
+	upgrade_free_all(&f->ctx);
+	systemd_freep(&f->ctx.systemd);
+	server_freep(&f->ctx.server);
+	native_freep(&f->ctx.native);
+	libvirt_freep(&f->ctx.libvirt);
+	registry_freep(&f->ctx.registry);
+	history_freep(&f->ctx.history);
+	journal_freep(&f->ctx.journal);
+	fd_store_freep(&f->ctx.fd_store);
+	sd_event_unref(f->ctx.event);
+}
+
+static int setup(void **state)
+{
+	struct fixture *f = calloc(1, sizeof(*f));
+	char work[80];
+	sigset_t mask;
+
+	assert_non_null(f);
+	strcpy(f->dir, "/tmp/upgraded-recovery-XXXXXX");
+	assert_non_null(mkdtemp(f->dir));
+	snprintf(work, sizeof(work), "%s/work", f->dir);
+	assert_int_equal(mkdir(work, 0700), 0);
+	sigemptyset(&mask);
+	sigaddset(&mask, SIGCHLD);
+	sigprocmask(SIG_BLOCK, &mask, NULL);
+	start_daemon(f);
+	*state = f;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	struct fixture *f = *state;
+	char command[96];
+
+	end_daemon(f);
+	snprintf(command, sizeof(command), "rm -r %s", f->dir);
+	assert_int_equal(system(command), 0);
+	free(f);
+	return 0;
+}
+
+static void append(struct fixture *f, JournalRecord *record, int kind)
+{
+	record->kind = (Upgraded__V1__JournalRecord__Kind)kind;
+	record->upgrade_id = ID;
+	assert_int_equal(journal_append(f->ctx.journal, record, NULL), 0);
+}
+
+/* A VM, known, whose process has ended, and the beginning of an upgrade of it. */
+static void begin_upgrade(struct fixture *f)
+{
+	_cleanup_process_facts_ struct process_facts facts = PROCESS_FACTS_INIT;
+	JournalRecord record = UPGRADED__V1__JOURNAL_RECORD__INIT;
+	WorkerStart start = UPGRADED__V1__WORKER_START__INIT;
+	char work[80];
+	struct vm *vm;
+	pid_t pid;
+
+	pid = fork();
+	if (!pid) {
+		pause();
+		_exit(0);
+	}
+	assert_int_equal(process_read(pid, &facts, NULL), 0);
+	assert_int_equal(
+		registry_add(f->ctx.registry, "web", "qemu", "none", "", &facts, "/x", &vm, NULL),
+		0);
+	kill(pid, SIGKILL);
+	waitpid(pid, NULL, 0);
+	snprintf(work, sizeof(work), "%s/work/%d", f->dir, ID);
+	start.upgrade_id = ID;
+	start.vm = vm->pb;
+	start.work_dir = work;
+	record.start = &start;
+	append(f, &record, KIND(INTENT));
+}
+
+static int count(const JournalRecord *record, void *userdata)
+{
+	unsigned *n = userdata;
+
+	n[record->kind]++;
+	return 0;
+}
+
+static unsigned records(struct fixture *f, int kind)
+{
+	unsigned n[16] = { 0 };
+
+	assert_int_equal(journal_replay(f->ctx.journal, count, n, NULL), 0);
+	return n[kind];
+}
+
+static int recover(struct fixture *f)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+
+	return recover_all(&f->ctx, &err);
+}
+
+/* With a worker's note that names @pid. */
+static void note_worker(struct fixture *f, pid_t pid)
+{
+	char path[96];
+
+	snprintf(path, sizeof(path), "%s/work/%d", f->dir, ID);
+	assert_int_equal(work_dir_write_worker(path, pid), 0);
+}
+
+static void upgrade_that_cannot_be_taken_up_now_is_left_to_the_next_daemon(void **state)
+{
+	JournalRecord record = UPGRADED__V1__JOURNAL_RECORD__INIT;
+	struct fixture *f = *state;
+	struct rlimit limit;
+	int r;
+
+	begin_upgrade(f);
+	append(f, &record, KIND(COMMIT));
+	note_worker(f, getpid());
+	/* For the pidfd of the source; for the worker's note; for the worker's pidfd. */
+	for (int i = 0; i < 3; i++) {
+		end_daemon(f);
+		start_daemon(f);
+		limit = few_fds(i);
+		r = recover(f);
+		enough_fds(&limit);
+		assert_int_equal(r, -EMFILE);
+		assert_int_equal(records(f, KIND(END)), 0);
+		assert_null(f->ctx.upgrades);
+	}
+	end_daemon(f);
+	start_daemon(f);
+	assert_int_equal(recover(f), 0);
+	assert_non_null(f->ctx.upgrades);
+	assert_true(f->ctx.upgrades->committed);
+	/* It is waited for. */
+	assert_true(f->ctx.upgrades->past_worker >= 0);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+#define TEST(t) cmocka_unit_test_setup_teardown(t, setup, teardown)
+		TEST(upgrade_that_cannot_be_taken_up_now_is_left_to_the_next_daemon),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

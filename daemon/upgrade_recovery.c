@@ -107,6 +107,7 @@ static int begin_rebuild(struct upgrade *u, struct error *err)
 	r = upgrade_journal(u, &record, err);
 	if (r < 0)
 		return r;
+	u->rebuild_due = true;
 	/* Whoever tried to undo or to finish has nothing to do with it. */
 	if (!u->rebuilds++)
 		u->tries = 1;
@@ -140,7 +141,8 @@ int upgrade_on_recovery(sd_event_source *s, uint64_t usec, void *userdata)
 		if (r == -EAGAIN)
 			return 0;
 		mode = UPGRADED__V1__WORKER_MODE__WORKER_REBUILD;
-		r = r < 0 ? r : begin_rebuild(u, &err);
+		if (r >= 0 && !u->rebuild_due)
+			r = begin_rebuild(u, &err);
 	} else if (u->committed) {
 		mode = UPGRADED__V1__WORKER_MODE__WORKER_FORWARD;
 	}
@@ -149,6 +151,8 @@ int upgrade_on_recovery(sd_event_source *s, uint64_t usec, void *userdata)
 		upgrade_tell_manager(u);
 	if (r >= 0)
 		r = upgrade_run_worker(u, mode, &err);
+	if (r >= 0)
+		u->rebuild_due = false;
 	if (upgrade_may_pass(r)) {
 		/* A guest that stands still gains nothing if this gives up. */
 		if (!u->short_of)

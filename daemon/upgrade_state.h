@@ -45,6 +45,7 @@ struct upgrade {
 	bool no_place;	   /* there will be none */
 	unsigned lost;	   /* how many targets from custody failed */
 	unsigned rebuilds; /* begun; then "committed" is about the last of their targets */
+	bool rebuild_due;  /* the last of them had no worker yet */
 	bool begun;	   /* INTENT is in the journal */
 	bool committed;
 	bool aborted;

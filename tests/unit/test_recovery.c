@@ -204,11 +204,50 @@ static void upgrade_that_cannot_be_taken_up_now_is_left_to_the_next_daemon(void 
 	assert_true(f->ctx.upgrades->past_worker >= 0);
 }
 
+static void put(struct upgrade *u, const char *name, int fd)
+{
+	_cleanup_scm_fds_ struct scm_fds fds = { .n = 1, .fd = { fd } };
+	CustodyPut msg = UPGRADED__V1__CUSTODY_PUT__INIT;
+
+	msg.name = (char *)name;
+	assert_int_equal(custody_put(&u->custody, &msg, false, &fds, NULL), 0);
+}
+
+static void guest_in_custody_waits_for_as_long_as_no_worker_can_be_started(void **state)
+{
+	struct fixture *f = *state;
+	struct rlimit limit;
+	struct upgrade *u;
+	int fd;
+
+	begin_upgrade(f);
+	assert_int_equal(recover(f), 0);
+	u = f->ctx.upgrades;
+	assert_non_null(u);
+	assert_int_equal(device_state_make(&fd), 0);
+	assert_int_equal(device_state_complete(fd), 0);
+	put(u, DEVICE_STATE, fd);
+	assert_int_equal(device_state_make(&fd), 0);
+	put(u, "start", fd);
+	assert_true(upgrade_can_rebuild(u));
+	limit = few_fds(0);
+	/* Once a second, in the daemon. */
+	for (int i = 0; i < 30; i++)
+		assert_int_equal(upgrade_on_recovery(NULL, 0, u), 0);
+	enough_fds(&limit);
+	assert_int_equal(u->short_of, EMFILE);
+	assert_int_equal(u->next_worker_mode, UPGRADED__V1__WORKER_MODE__WORKER_REBUILD);
+	assert_true(upgrade_can_rebuild(u));
+	assert_int_equal(records(f, KIND(REBUILD)), 1);
+	assert_int_equal(records(f, KIND(END)), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 #define TEST(t) cmocka_unit_test_setup_teardown(t, setup, teardown)
 		TEST(upgrade_that_cannot_be_taken_up_now_is_left_to_the_next_daemon),
+		TEST(guest_in_custody_waits_for_as_long_as_no_worker_can_be_started),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -15,7 +15,6 @@
 #include "native.h"
 #include "source_watch.h"
 #include "standstill.h"
-#include "work_dir.h"
 #include "worker/device_state.h"
 
 #include <fcntl.h>
@@ -382,6 +381,7 @@ int upgrade_run_worker(struct upgrade *u, Upgraded__V1__WorkerMode mode, struct 
 		.source_pidfd = u->source_pidfd,
 		.target_pidfd = target,
 		.silence_us = worker_silence_us(start.phase_timeout_us),
+		.noted = true,
 		.ops = &upgrade_ops,
 		.userdata = u,
 	};
@@ -391,9 +391,5 @@ int upgrade_run_worker(struct upgrade *u, Upgraded__V1__WorkerMode mode, struct 
 		return r;
 	fault_point(FAULT_WORKER_STARTED);
 	give_custody(u, mode);
-	r = work_dir_write_worker(start.work_dir, worker_process_pid(u->worker));
-	if (r < 0)
-		log_vm(LOG_WARNING, u->vm->pb->name, start.upgrade_id,
-		       "the worker could not be noted for a restart: %s", strerror(-r));
 	return 0;
 }

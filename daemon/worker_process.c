@@ -15,6 +15,7 @@
 #include "worker_process.h"
 
 #include "log.h"
+#include "work_dir.h"
 
 #include <fcntl.h>
 #include <signal.h>
@@ -164,11 +165,17 @@ static int spawn(const char *program, int sock, pid_t *ret_pid)
 	return -r;
 }
 
+/* From the moment it has its order a daemon that comes after us must know of it. */
 static int send_start(struct worker_process *w, const struct worker_order *order)
 {
 	int fds[] = { order->source_pidfd, order->target_pidfd };
 	Envelope env = ENVELOPE_INIT;
+	int r;
 
+	r = order->noted ? work_dir_write_worker(order->start->work_dir, w->pid) : 0;
+	if (r < 0)
+		log_vm(LOG_WARNING, w->vm, w->upgrade_id,
+		       "the worker could not be noted for a restart: %s", strerror(-r));
 	env.id = 1;
 	env.body_case = BODY(WORKER_START);
 	env.worker_start = order->start;
@@ -229,11 +236,6 @@ int worker_process_start(sd_event *event, const struct worker_order *order,
 	}
 	*ret_worker = TAKE_PTR(w);
 	return 0;
-}
-
-pid_t worker_process_pid(const struct worker_process *w)
-{
-	return w->pid;
 }
 
 static int send_fds(struct worker_process *w, Envelope *env, const int *fds, size_t n)

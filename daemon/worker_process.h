@@ -6,6 +6,7 @@
 #include "message.h"
 #include "wire.h"
 
+#include <stdbool.h>
 #include <systemd/sd-event.h>
 
 struct worker_process;
@@ -25,6 +26,7 @@ struct worker_order {
 	int source_pidfd;    /* borrowed */
 	int target_pidfd;    /* borrowed; -EBADF: none */
 	uint64_t silence_us; /* it is killed after saying nothing for so long */
+	bool noted;	     /* in the order's work directory, for a daemon that comes later */
 	const struct worker_ops *ops;
 	void *userdata;
 };
@@ -32,8 +34,6 @@ struct worker_order {
 /* Starts one and gives it its order. Nothing is left running on failure. */
 int worker_process_start(sd_event *event, const struct worker_order *order,
 			 struct worker_process **ret_worker, struct error *err);
-
-pid_t worker_process_pid(const struct worker_process *w);
 
 /* Sends; if it does not read (the socket is full) it is killed. */
 int worker_process_send(struct worker_process *w, Envelope *env);

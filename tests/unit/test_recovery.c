@@ -2,8 +2,8 @@
 /*
  * Holds daemon/recover.c and upgrade_recovery.c to their word: an upgrade that was
  * running when the daemon ended is gone on with, whatever this machine is short of
- * just then. Journal, registry and fd store are the real ones; workers cannot be
- * started, and both VMMs are processes that have ended.
+ * just then. Journal, registry and fd store are the real ones; workers, if any, do
+ * nothing, and both VMMs are processes that have ended.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -11,6 +11,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include "fault_point.h"
 #include "few_fds.h"
 #include "history.h"
 #include "journal.h"
@@ -204,6 +205,47 @@ static void upgrade_that_cannot_be_taken_up_now_is_left_to_the_next_daemon(void 
 	assert_true(f->ctx.upgrades->past_worker >= 0);
 }
 
+static void write_file(struct fixture *f, const char *name, const char *text, char ret_path[80])
+{
+	FILE *file;
+
+	snprintf(ret_path, 80, "%s/%s", f->dir, name);
+	file = fopen(ret_path, "w");
+	assert_non_null(file);
+	fputs(text, file);
+	assert_int_equal(fclose(file), 0);
+	assert_int_equal(chmod(ret_path, 0700), 0);
+}
+
+static void worker_that_has_its_order_is_known_to_the_next_daemon(void **state)
+{
+	struct fixture *f = *state;
+	char faults[80], worker[80], work[96];
+	int status, fd;
+	pid_t pid;
+
+	begin_upgrade(f);
+	end_daemon(f);
+	snprintf(work, sizeof(work), "%s/work/%d", f->dir, ID);
+	write_file(f, "faults", "daemon.worker-started kill\n", faults);
+	write_file(f, "worker", "#!/bin/sh\nexec sleep 3\n", worker);
+	pid = fork();
+	if (!pid) {
+		setenv("UPGRADED_FAULTS", faults, 1);
+		fault_points_on = true;
+		start_daemon(f);
+		f->ctx.options.worker = worker;
+		recover(f);
+		upgrade_on_recovery(NULL, 0, f->ctx.upgrades);
+		_exit(0);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+	start_daemon(f);
+	assert_int_equal(work_dir_open_worker(work, &fd), 0);
+	close(fd);
+}
+
 static void put(struct upgrade *u, const char *name, int fd)
 {
 	_cleanup_scm_fds_ struct scm_fds fds = { .n = 1, .fd = { fd } };
@@ -247,6 +289,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 #define TEST(t) cmocka_unit_test_setup_teardown(t, setup, teardown)
 		TEST(upgrade_that_cannot_be_taken_up_now_is_left_to_the_next_daemon),
+		TEST(worker_that_has_its_order_is_known_to_the_next_daemon),
 		TEST(guest_in_custody_waits_for_as_long_as_no_worker_can_be_started),
 	};
 

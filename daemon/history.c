@@ -2,7 +2,8 @@
 /*
  * The reports of past upgrades, for `upgradectl history`. upgrade_end.c appends,
  * control.c reads. Kept in the state directory, across reboots; nothing is
- * ever decided by it, so an error here is logged and goes no further. One file
+ * ever decided by it, so an error here is logged and goes no further, also when
+ * the daemon starts: there may be an upgrade to be taken up. One file
  * and its predecessor: above the size limit history becomes history.1.
  * Owns the open file. A death inside an append costs that one report.
  */
@@ -98,6 +99,8 @@ static int open_file(struct history *h)
 	int fd, r;
 
 	fd = open(h->path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0640);
+	if (fd < 0 && errno == EROFS)
+		fd = open(h->path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
 	if (fd < 0)
 		return -errno;
 	closep(&h->fd);
@@ -110,7 +113,7 @@ static int open_file(struct history *h)
 		log_line(LOG_WARNING, "%s: %lld bytes at its end are no whole report, cut off",
 			 h->path, (long long)torn);
 		if (ftruncate(fd, end) < 0)
-			return -errno;
+			log_line(LOG_WARNING, "cannot cut %s: %m", h->path);
 	}
 	return 0;
 }
@@ -119,8 +122,8 @@ int history_open(const char *dir, off_t rotate_bytes, struct history **ret_histo
 		 uint64_t *ret_last_id, struct error *err)
 {
 	_cleanup_(history_freep) struct history *h = calloc(1, sizeof(*h));
-	Report **reports;
-	size_t n;
+	Report **reports = NULL;
+	size_t n = 0;
 	int r;
 
 	if (!h)
@@ -133,8 +136,9 @@ int history_open(const char *dir, off_t rotate_bytes, struct history **ret_histo
 	r = open_file(h);
 	if (r >= 0)
 		r = history_read(h, "", 1, &reports, &n);
+	/* An upgrade that is to be gone on with does not wait for it. */
 	if (r < 0)
-		return error_errno(err, r, "cannot open the history %s", h->path);
+		log_line(LOG_ERR, "cannot open the history %s: %s", h->path, strerror(-r));
 	/* Ids only ever grow, so the newest report has the greatest. */
 	*ret_last_id = n ? reports[0]->upgrade_id : 0;
 	history_free_reports(reports, n);
@@ -146,6 +150,8 @@ static int rotate(struct history *h)
 {
 	struct stat st;
 
+	if (h->fd < 0)
+		return open_file(h);
 	if (fstat(h->fd, &st) < 0)
 		return -errno;
 	if (st.st_size < h->rotate_bytes)

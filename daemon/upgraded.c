@@ -130,7 +130,9 @@ static int make_dirs(const struct options *o, struct error *err)
 		r = make_dir(work, 0711, err);
 	if (r >= 0)
 		r = make_dir(vmm, 0711, err);
-	return r >= 0 ? make_dir(o->state_dir, 0750, err) : r;
+	/* Only the history is there, which says so itself if it is not. */
+	(void)make_dir(o->state_dir, 0750, NULL);
+	return r;
 }
 
 /* ---- sockets ---- */

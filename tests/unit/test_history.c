@@ -12,6 +12,7 @@
 #include "history.h"
 
 #include <string.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 
 struct fixture {
@@ -37,6 +38,8 @@ static int teardown(void **state)
 {
 	struct fixture *f = *state;
 
+	/* Of a test that failed in between. */
+	(void)umount2(f->dir, MNT_DETACH);
 	unlink(f->path);
 	unlink(f->old);
 	rmdir(f->dir);
@@ -153,6 +156,42 @@ static void file_that_is_no_history_is_not_believed(void **state)
 	assert_reads(h, "", 0, "a:1 ");
 }
 
+static void history_that_cannot_be_opened_keeps_no_daemon_from_starting(void **state)
+{
+	struct fixture *f = *state;
+	_cleanup_(history_freep) struct history *h = NULL;
+	Report **reports;
+	size_t n;
+
+	assert_int_equal(mkdir(f->path, 0700), 0);
+	h = open_history(f, 1 << 20, 0);
+	assert_true(history_read(h, "", 0, &reports, &n) < 0);
+	append(h, 1, "a");
+	assert_int_equal(rmdir(f->path), 0);
+	/* As soon as it can be. */
+	append(h, 2, "a");
+	assert_reads(h, "", 0, "a:2 ");
+}
+
+/* As /var after an error of its disk. */
+static void history_on_a_read_only_file_system_is_read(void **state)
+{
+	struct fixture *f = *state;
+	_cleanup_(history_freep) struct history *h = NULL;
+
+	if (mount("tmpfs", f->dir, "tmpfs", 0, "size=1m") < 0)
+		skip();
+	h = open_history(f, 1 << 20, 0);
+	append(h, 1, "a");
+	history_freep(&h);
+	assert_int_equal(mount(NULL, f->dir, NULL, MS_REMOUNT | MS_RDONLY, NULL), 0);
+	h = open_history(f, 1 << 20, 1);
+	append(h, 2, "a");
+	assert_reads(h, "", 0, "a:1 ");
+	history_freep(&h);
+	assert_int_equal(umount(f->dir), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -162,6 +201,8 @@ int main(void)
 		TEST(torn_tail_costs_one_report),
 		TEST(rotation_keeps_the_newest_and_bounds_the_size),
 		TEST(file_that_is_no_history_is_not_believed),
+		TEST(history_that_cannot_be_opened_keeps_no_daemon_from_starting),
+		TEST(history_on_a_read_only_file_system_is_read),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -13,6 +13,7 @@
 #include "log.h"
 #include "manager/manager.h"
 #include "native.h"
+#include "process.h"
 #include "source_watch.h"
 #include "standstill.h"
 #include "worker/device_state.h"
@@ -93,10 +94,18 @@ const CustodyPut *upgrade_start_order(const struct upgrade *u)
 	return start ? start->put : NULL;
 }
 
+/* Dead or alive; from when it was reaped on, its pid may be somebody else's. */
+static bool is_there(const Process *p)
+{
+	uint64_t start_time;
+
+	return process_start_time(p->pid, &start_time) >= 0 && start_time == p->start_time;
+}
+
 void upgrade_tell_manager(struct upgrade *u)
 {
 	const struct custody_item *target = custody_find(&u->custody, "target");
-	pid_t from = u->start->vm->process->pid;
+	pid_t from = is_there(u->start->vm->process) ? u->start->vm->process->pid : 0;
 
 	if (!target)
 		return;

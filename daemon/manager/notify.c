@@ -46,6 +46,8 @@ int notify_as(pid_t pid, const char *state)
 	_cleanup_close_ int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 	struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
 
+	if (pid <= 0)
+		return -ESRCH;
 	if (fd < 0)
 		return -errno;
 	c->cmsg_level = SOL_SOCKET;

@@ -69,11 +69,11 @@ static int on_custody(struct upgrade *u, const Envelope *env, struct scm_fds *fd
 	const CustodyPut *put = env->custody_put;
 	int r;
 
-	r = custody_put(&u->custody, put, env->batches_left > 0, fds, &err);
-	if (r >= 0 && !strcmp(put->name, "target") &&
-	    (!put->target || put->target->pid <= 0 || !custody_find(&u->custody, "target") ||
-	     custody_find(&u->custody, "target")->n_fds < 1))
+	if (!strcmp(put->name, "target") &&
+	    (!put->target || put->target->pid <= 0 || fds->n < 1 || env->batches_left))
 		r = error_set(&err, -EINVAL, "a target is put with its process and its pidfd");
+	else
+		r = custody_put(&u->custody, put, env->batches_left > 0, fds, &err);
 	if (r >= 0 && env->batches_left)
 		return 0;
 	if (r >= 0) {

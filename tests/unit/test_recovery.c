@@ -23,6 +23,7 @@
 #include "work_dir.h"
 #include "worker/device_state.h"
 
+#include <fcntl.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -228,7 +229,7 @@ static void worker_that_has_its_order_is_known_to_the_next_daemon(void **state)
 	end_daemon(f);
 	snprintf(work, sizeof(work), "%s/work/%d", f->dir, ID);
 	write_file(f, "faults", "daemon.worker-started kill\n", faults);
-	write_file(f, "worker", "#!/bin/sh\nexec sleep 3\n", worker);
+	write_file(f, "worker", "#!/bin/sh\nexec sleep 3 >/dev/null 2>&1\n", worker);
 	pid = fork();
 	if (!pid) {
 		setenv("UPGRADED_FAULTS", faults, 1);
@@ -244,6 +245,56 @@ static void worker_that_has_its_order_is_known_to_the_next_daemon(void **state)
 	start_daemon(f);
 	assert_int_equal(work_dir_open_worker(work, &fd), 0);
 	close(fd);
+}
+
+/* What runs when TEST_WORKER is set: a worker whose target is no process. */
+static int be_worker(void)
+{
+	_cleanup_close_ int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	CustodyPut put = UPGRADED__V1__CUSTODY_PUT__INIT;
+	Process process = UPGRADED__V1__PROCESS__INIT;
+	Envelope env = ENVELOPE_INIT;
+
+	env.body_case = BODY(CUSTODY_PUT);
+	env.custody_put = &put;
+	put.name = (char *)"target";
+	for (int i = 0; i < 3; i++) {
+		_cleanup_scm_fds_ struct scm_fds fds = SCM_FDS_INIT;
+		_cleanup_envelope_ Envelope *answer = NULL;
+
+		/* No process; one that is none; one without a pidfd. */
+		put.target = i ? &process : NULL;
+		process.pid = i == 2;
+		env.id = (uint64_t)i + 1;
+		if (wire_send(3, &env, &null, i < 2) < 0)
+			return EXIT_FAILURE;
+		do {
+			envelope_freep(&answer);
+			scm_fds_close(&fds);
+			if (wire_recv(3, &answer, &fds) < 0)
+				return EXIT_FAILURE;
+		} while (answer->body_case == BODY(WORKER_START));
+		if (answer->body_case != BODY(ERROR))
+			return EXIT_FAILURE;
+	}
+	return EXIT_SUCCESS;
+}
+
+static void target_that_is_no_process_is_not_held(void **state)
+{
+	struct fixture *f = *state;
+	struct upgrade *u;
+
+	begin_upgrade(f);
+	assert_int_equal(recover(f), 0);
+	u = f->ctx.upgrades;
+	f->ctx.options.worker = "/proc/self/exe";
+	setenv("TEST_WORKER", "1", 1);
+	/* Until it has ended. */
+	while (!u->tries)
+		assert_true(sd_event_run(f->ctx.event, 10000000) > 0);
+	unsetenv("TEST_WORKER");
+	assert_null(custody_find(&u->custody, "target"));
 }
 
 static void put(struct upgrade *u, const char *name, int fd)
@@ -286,10 +337,14 @@ static void guest_in_custody_waits_for_as_long_as_no_worker_can_be_started(void 
 
 int main(void)
 {
+	if (getenv("TEST_WORKER"))
+		return be_worker();
+
 	const struct CMUnitTest tests[] = {
 #define TEST(t) cmocka_unit_test_setup_teardown(t, setup, teardown)
 		TEST(upgrade_that_cannot_be_taken_up_now_is_left_to_the_next_daemon),
 		TEST(worker_that_has_its_order_is_known_to_the_next_daemon),
+		TEST(target_that_is_no_process_is_not_held),
 		TEST(guest_in_custody_waits_for_as_long_as_no_worker_can_be_started),
 	};
 

@@ -792,6 +792,26 @@ static int settle_migration(struct upgrade *u, struct qemu *q, struct error *err
 	}
 }
 
+/* A migration shows as over a moment before the source is done with it, and takes `cont`. */
+static int source_status(struct upgrade *u, struct qemu *q, char **ret_status, struct error *err)
+{
+	for (;;) {
+		_cleanup_free_ char *status = NULL;
+		int r;
+
+		r = qmp_string(q->source_qmp, "query-status", NULL, "status", &status, err);
+		if (r < 0)
+			return r;
+		if (strcmp(status, "finish-migrate")) {
+			*ret_status = TAKE_PTR(status);
+			return 0;
+		}
+		r = wait_sleep(&u->wait, 2000, err);
+		if (r < 0)
+			return r;
+	}
+}
+
 /*
  * The memory and its page tables go back before the target ends. If that fails,
  * the kernel gives the memory back when the target's VM is gone.
@@ -892,9 +912,8 @@ static int undo(struct upgrade *u, struct error *err)
 	if (r < 0)
 		return r;
 	r = settle_migration(u, q, err);
-	if (r < 0)
-		return r;
-	r = qmp_string(q->source_qmp, "query-status", NULL, "status", &status, err);
+	if (r >= 0)
+		r = source_status(u, q, &status, err);
 	if (r < 0)
 		return r;
 	/* A source that has sent all of its state does not run before it is told to. */

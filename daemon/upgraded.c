@@ -285,6 +285,7 @@ static void raise_fd_limit(void)
 static void on_client_closed(uint64_t client, void *userdata)
 {
 	polkit_closed(userdata, client);
+	libvirt_closed(userdata, client);
 	native_closed(client, userdata);
 }
 

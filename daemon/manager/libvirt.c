@@ -170,6 +170,15 @@ int libvirt_starting(struct context *ctx, const struct requester *from, struct e
 	return 0;
 }
 
+void libvirt_closed(struct context *ctx, uint64_t client)
+{
+	struct libvirt *l = ctx->libvirt;
+
+	for (size_t i = l->n_starting; i-- > 0;)
+		if (l->starting[i].client == client)
+			l->starting[i] = l->starting[--l->n_starting];
+}
+
 static int libvirt_finish(struct context *ctx, struct vm *vm)
 {
 	_cleanup_error_ struct error err = ERROR_INIT;

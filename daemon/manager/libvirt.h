@@ -20,4 +20,7 @@ void libvirt_look(struct context *ctx);
 /* libvirt's daemon asks whether it may start; answered when it may. */
 int libvirt_starting(struct context *ctx, const struct requester *from, struct error *err);
 
+/* The connection @client has ended: if it was who asked, libvirt's daemon does not wait any more. */
+void libvirt_closed(struct context *ctx, uint64_t client);
+
 #endif

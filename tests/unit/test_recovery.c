@@ -297,6 +297,25 @@ static void target_that_is_no_process_is_not_held(void **state)
 	assert_null(custody_find(&u->custody, "target"));
 }
 
+/* It has waited for as long as it does, and libvirt's daemon has started. */
+static void start_of_libvirt_that_is_waited_for_by_nobody_is_forgotten(void **state)
+{
+	struct requester from = { 0 };
+	struct fixture *f = *state;
+	struct upgrade *u;
+
+	begin_upgrade(f);
+	assert_int_equal(recover(f), 0);
+	u = f->ctx.upgrades;
+	assert_int_equal(message_set_string(&u->vm->pb->manager, "libvirt"), 0);
+	u->phase = PHASE(FREEZE);
+	for (int i = 0; i < 20; i++) {
+		from.client++;
+		assert_int_equal(libvirt_starting(&f->ctx, &from, NULL), 0);
+		libvirt_closed(&f->ctx, from.client);
+	}
+}
+
 static void put(struct upgrade *u, const char *name, int fd)
 {
 	_cleanup_scm_fds_ struct scm_fds fds = { .n = 1, .fd = { fd } };
@@ -345,6 +364,7 @@ int main(void)
 		TEST(upgrade_that_cannot_be_taken_up_now_is_left_to_the_next_daemon),
 		TEST(worker_that_has_its_order_is_known_to_the_next_daemon),
 		TEST(target_that_is_no_process_is_not_held),
+		TEST(start_of_libvirt_that_is_waited_for_by_nobody_is_forgotten),
 		TEST(guest_in_custody_waits_for_as_long_as_no_worker_can_be_started),
 	};
 

@@ -97,6 +97,7 @@ static int replay_one(const JournalRecord *record, void *userdata)
 		break;
 	case KIND(COMMIT):
 		u->committed = true;
+		u->parked = record->parked;
 		break;
 	case KIND(REBUILD):
 		u->rebuilds++;

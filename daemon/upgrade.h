@@ -35,6 +35,7 @@ struct unfinished {
 	CustodyPut *target; /* NULL: none was started */
 	Phase phase;
 	bool committed;
+	bool parked; /* the kernel keeps the source from running */
 	unsigned rebuilds; /* that were begun; COMMIT is about the last one's target */
 	uint64_t at_us;
 };

@@ -254,7 +254,6 @@ int upgrade_resume(struct context *ctx, struct vm *vm, const struct unfinished *
 {
 	_cleanup_(upgrade_freep) struct upgrade *u = NULL;
 	const Process *source = unfinished->start->vm->process;
-	const struct custody_item *target;
 	uint64_t age;
 	int r;
 
@@ -276,13 +275,13 @@ int upgrade_resume(struct context *ctx, struct vm *vm, const struct unfinished *
 		return error_errno(err, r, "the source cannot be watched");
 	u->begun = true;
 	u->committed = unfinished->committed;
+	u->parked = unfinished->parked;
 	u->phase = u->failed_phase = unfinished->phase;
 	u->started_at_us = unfinished->at_us;
 	age = realtime_us() - unfinished->at_us;
 	u->began_us = now_us() - age;
-	target = custody_find(&u->custody, "target");
-	if (u->committed && target)
-		upgrade_watch_source(u, target->put);
+	if (u->committed)
+		upgrade_watch_source(u);
 	r = work_dir_open_worker(u->start->work_dir, &u->past_worker);
 	if (r >= 0)
 		r = await_past_worker(u);

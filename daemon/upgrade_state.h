@@ -48,6 +48,7 @@ struct upgrade {
 	bool rebuild_due;  /* the last of them had no worker yet */
 	bool begun;	   /* INTENT is in the journal */
 	bool committed;
+	bool parked; /* then: the kernel keeps the source from running */
 	bool aborted;
 	Phase phase;
 	Phase failed_phase;
@@ -85,7 +86,7 @@ const CustodyPut *upgrade_start_order(const struct upgrade *u);
 /* Who the target takes over from, as the manager sees it. */
 void upgrade_tell_manager(struct upgrade *u);
 /* Without a watch the worker alone is trusted, as it is with everything before COMMIT. */
-void upgrade_watch_source(struct upgrade *u, const CustodyPut *target);
+void upgrade_watch_source(struct upgrade *u);
 /* The target's pidfd: from custody, or found again; -EBADF: there is none. */
 int upgrade_open_target(struct upgrade *u, int *ret_fd);
 

@@ -116,15 +116,14 @@ void upgrade_tell_manager(struct upgrade *u)
 }
 
 /* There is one that could run, and no kernel that keeps it from running. */
-static bool source_may_run(const struct upgrade *u, const CustodyPut *target)
+static bool source_may_run(const struct upgrade *u, bool parked)
 {
-	return !process_has_ended(u->source_pidfd) &&
-	       !(target->plan && target->plan->tier == UPGRADED__V1__TIER__TIER_STAGE2);
+	return !parked && !process_has_ended(u->source_pidfd);
 }
 
-void upgrade_watch_source(struct upgrade *u, const CustodyPut *target)
+void upgrade_watch_source(struct upgrade *u)
 {
-	if (u->watch || !source_may_run(u, target))
+	if (u->watch || !source_may_run(u, u->parked))
 		return;
 	if (source_watch_new(u->ctx->event, u->vm->pb->name, u->start->upgrade_id,
 			     u->start->vm->process->pid, u->source_pidfd, &u->watch) < 0)
@@ -141,7 +140,8 @@ static bool source_stands_still(const struct upgrade *u)
 	       process_is_dying(pid);
 }
 
-static int commit(struct upgrade *u, struct error *err)
+/* The plan's tier does not say whether it is @parked: it may not have come to that. */
+static int commit(struct upgrade *u, bool parked, struct error *err)
 {
 	const struct custody_item *target = custody_find(&u->custody, "target");
 	JournalRecord record = UPGRADED__V1__JOURNAL_RECORD__INIT;
@@ -153,7 +153,7 @@ static int commit(struct upgrade *u, struct error *err)
 		return error_set(err, -ECANCELED, "aborted by the operator");
 	if (!target)
 		return error_set(err, -EINVAL, "there is no target in custody");
-	if (source_may_run(u, target->put) && !source_stands_still(u))
+	if (source_may_run(u, parked) && !source_stands_still(u))
 		return error_set(err, -EBUSY,
 				 "the VMM of %s (process %d) does not stand still, so the target "
 				 "may not run",
@@ -162,17 +162,19 @@ static int commit(struct upgrade *u, struct error *err)
 	if (upgrade_target_has_ended(u))
 		return error_set(err, -ESRCH, "the target has ended");
 	record.kind = UPGRADED__V1__JOURNAL_RECORD__KIND__COMMIT;
+	record.parked = parked;
 	fault_point(FAULT_COMMIT_DUE);
 	r = upgrade_journal(u, &record, err);
 	if (r < 0)
 		return r;
 	fault_point(FAULT_COMMIT_JOURNALED);
 	u->committed = true;
+	u->parked = parked;
 	/* The worker tells of its phases later, when the guest runs. */
 	if (u->phase < PHASE(SWITCH))
 		u->phase = PHASE(SWITCH);
 	upgrade_tell_manager(u);
-	upgrade_watch_source(u, target->put);
+	upgrade_watch_source(u);
 	fault_point(FAULT_COMMIT_TOLD);
 	return 0;
 }
@@ -190,7 +192,7 @@ static int on_commit(struct upgrade *u, const Envelope *env)
 
 	if (u->next_worker_mode == UPGRADED__V1__WORKER_MODE__WORKER_ROLLBACK)
 		return -EPROTO;
-	if (commit(u, &err) >= 0)
+	if (commit(u, env->commit->parked, &err) >= 0)
 		return worker_process_ack(u->worker, env->id);
 	log_error(LOG_ERR, u->vm->pb->name, u->start->upgrade_id, &err, "no commit");
 	return worker_process_refuse(u->worker, env->id, &err);

@@ -535,8 +535,9 @@ static int hold(struct upgrade *u, struct error *err)
 	n->owned = true;
 	env.body_case = BODY(VMM_OWN);
 	env.vmm_own = &request;
-	return ask_done(u, &n->target, &env, -EBADF, "the target to take over the memory", NULL,
-			err);
+	r = ask_done(u, &n->target, &env, -EBADF, "the target to take over the memory", NULL, err);
+	u->parked = r >= 0 && u->tier == TIER(STAGE2);
+	return r;
 }
 
 /* ---- run, finish ------------------------------------------------------- */

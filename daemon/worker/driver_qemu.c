@@ -632,6 +632,7 @@ static int hold(struct upgrade *u, struct error *err)
 
 	r = gmem_switch(g, q->target_qmp, &u->tier, &u->findings, err);
 	u->handover = g->handover;
+	u->parked = g->enforced;
 	/* The pid of a source that has ended may be somebody else's. */
 	if (r < 0 || g->enforced || process_has_ended(u->source_pidfd))
 		return r;

@@ -200,7 +200,7 @@ static int wait_for_verdict(struct waiter *w, struct error *err)
 	}
 }
 
-int link_commit(struct waiter *w, struct error *err)
+int link_commit(struct waiter *w, bool parked, struct error *err)
 {
 	Upgraded__V1__CommitRequest commit = UPGRADED__V1__COMMIT_REQUEST__INIT;
 	Envelope env = ENVELOPE_INIT;
@@ -211,6 +211,7 @@ int link_commit(struct waiter *w, struct error *err)
 	env.id = ++w->asked;
 	env.body_case = UPGRADED__V1__ENVELOPE__BODY_COMMIT;
 	env.commit = &commit;
+	commit.parked = parked;
 	r = wire_send(w->daemon, &env, NULL, 0);
 	if (r < 0)
 		return error_errno(err, r, "cannot ask the daemon for the COMMIT record");

@@ -38,11 +38,12 @@ int link_borrow(struct waiter *w, const Upgraded__V1__Process *process, int *ret
 
 /*
  * Asks for the COMMIT record, and waits for the answer however long it takes.
+ * @parked: the kernel keeps the source from running.
  * 0: it is written, there is no way back, whatever else happened meanwhile.
  * Any error: it is not (or, with -EOWNERDEAD, the daemon died before it
  * answered and the journal must be asked).
  */
-int link_commit(struct waiter *w, struct error *err);
+int link_commit(struct waiter *w, bool parked, struct error *err);
 
 /* Asks whether the upgrade may end now. -EOWNERDEAD: the daemon died; the next worker asks. */
 int link_finish(struct waiter *w, Upgraded__V1__FinishRequest *request, struct error *err);

@@ -254,7 +254,7 @@ static int switch_over(struct upgrade *u, struct error *err)
 	if (r < 0)
 		return r;
 	fault_point(FAULT_HELD);
-	return link_commit(&u->wait, err);
+	return link_commit(&u->wait, u->parked, err);
 }
 
 /* The one way on after COMMIT; also where a second worker begins. */
@@ -378,7 +378,7 @@ static int start_over(struct upgrade *u, struct error *err)
 		return r;
 	enter(u, PHASE(SWITCH), NULL);
 	r = d->hold(u, err);
-	return r < 0 ? r : link_commit(&u->wait, err);
+	return r < 0 ? r : link_commit(&u->wait, u->parked, err);
 }
 
 Upgraded__V1__Outcome upgrade_rebuild(struct upgrade *u, struct error *err)

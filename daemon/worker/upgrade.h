@@ -43,6 +43,7 @@ struct upgrade {
 	size_t n_held;
 
 	bool committed;
+	bool parked;            /* the kernel keeps the source from running */
 	Upgraded__V1__Tier tier;
 	Upgraded__V1__Handover *handover; /* owned by the driver; NULL: none */
 	uint64_t state_bytes;

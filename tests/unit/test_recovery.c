@@ -23,9 +23,10 @@
 #include "work_dir.h"
 #include "worker/device_state.h"
 
-#include <fcntl.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/pidfd.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 
@@ -115,18 +116,14 @@ static void append(struct fixture *f, JournalRecord *record, int kind)
 	assert_int_equal(journal_append(f->ctx.journal, record, NULL), 0);
 }
 
-/* A VM, known, whose process has ended, and the beginning of an upgrade of it. */
-static void begin_upgrade(struct fixture *f)
+static struct vm *add_vm(struct fixture *f)
 {
 	_cleanup_process_facts_ struct process_facts facts = PROCESS_FACTS_INIT;
-	JournalRecord record = UPGRADED__V1__JOURNAL_RECORD__INIT;
-	WorkerStart start = UPGRADED__V1__WORKER_START__INIT;
-	char work[80];
-	struct vm *vm;
-	pid_t pid;
+	struct vm *vm = NULL;
+	pid_t pid = fork();
 
-	pid = fork();
 	if (!pid) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		pause();
 		_exit(0);
 	}
@@ -134,8 +131,24 @@ static void begin_upgrade(struct fixture *f)
 	assert_int_equal(
 		registry_add(f->ctx.registry, "web", "qemu", "none", "", &facts, "/x", &vm, NULL),
 		0);
-	kill(pid, SIGKILL);
-	waitpid(pid, NULL, 0);
+	return vm;
+}
+
+static void end_vm(struct vm *vm)
+{
+	kill(vm->pb->process->pid, SIGKILL);
+	waitpid(vm->pb->process->pid, NULL, 0);
+}
+
+/* A VM, known, whose process has ended, and the beginning of an upgrade of it. */
+static void begin_upgrade(struct fixture *f)
+{
+	JournalRecord record = UPGRADED__V1__JOURNAL_RECORD__INIT;
+	WorkerStart start = UPGRADED__V1__WORKER_START__INIT;
+	struct vm *vm = add_vm(f);
+	char work[80];
+
+	end_vm(vm);
 	snprintf(work, sizeof(work), "%s/work/%d", f->dir, ID);
 	start.upgrade_id = ID;
 	start.vm = vm->pb;
@@ -247,37 +260,77 @@ static void worker_that_has_its_order_is_known_to_the_next_daemon(void **state)
 	close(fd);
 }
 
-/* What runs when TEST_WORKER is set: a worker whose target is no process. */
-static int be_worker(void)
+/* Asks the daemon, as a worker; what it answers. */
+static int ask(Envelope *env, const int *fds, size_t n)
 {
-	_cleanup_close_ int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	static uint64_t id;
+
+	env->id = ++id;
+	if (wire_send(3, env, fds, n) < 0)
+		exit(EXIT_FAILURE);
+	for (;;) {
+		_cleanup_scm_fds_ struct scm_fds got = SCM_FDS_INIT;
+		_cleanup_envelope_ Envelope *answer = NULL;
+
+		if (wire_recv(3, &answer, &got) < 0)
+			exit(EXIT_FAILURE);
+		if (answer->body_case != BODY(WORKER_START))
+			return (int)answer->body_case;
+	}
+}
+
+static int put_target(const Process *process, int fd)
+{
+	Upgraded__V1__TargetPlan plan = UPGRADED__V1__TARGET_PLAN__INIT;
 	CustodyPut put = UPGRADED__V1__CUSTODY_PUT__INIT;
-	Process process = UPGRADED__V1__PROCESS__INIT;
 	Envelope env = ENVELOPE_INIT;
 
 	env.body_case = BODY(CUSTODY_PUT);
 	env.custody_put = &put;
 	put.name = (char *)"target";
-	for (int i = 0; i < 3; i++) {
-		_cleanup_scm_fds_ struct scm_fds fds = SCM_FDS_INIT;
-		_cleanup_envelope_ Envelope *answer = NULL;
+	put.target = (Process *)process;
+	put.plan = &plan;
+	plan.tier = UPGRADED__V1__TIER__TIER_STAGE2;
+	return ask(&env, &fd, fd >= 0);
+}
 
-		/* No process; one that is none; one without a pidfd. */
-		put.target = i ? &process : NULL;
-		process.pid = i == 2;
-		env.id = (uint64_t)i + 1;
-		if (wire_send(3, &env, &null, i < 2) < 0)
-			return EXIT_FAILURE;
-		do {
-			envelope_freep(&answer);
-			scm_fds_close(&fds);
-			if (wire_recv(3, &answer, &fds) < 0)
-				return EXIT_FAILURE;
-		} while (answer->body_case == BODY(WORKER_START));
-		if (answer->body_case != BODY(ERROR))
-			return EXIT_FAILURE;
+static int ask_commit(bool parked)
+{
+	Upgraded__V1__CommitRequest commit = UPGRADED__V1__COMMIT_REQUEST__INIT;
+	Envelope env = ENVELOPE_INIT;
+
+	env.body_case = BODY(COMMIT);
+	env.commit = &commit;
+	commit.parked = parked;
+	return ask(&env, NULL, 0);
+}
+
+/* What runs when TEST_WORKER is set, in place of a worker. */
+static int be_worker(const char *what)
+{
+	Process process = UPGRADED__V1__PROCESS__INIT;
+	int fd = pidfd_open(getpid(), 0);
+	bool good;
+
+	if (!strcmp(what, "target")) {
+		good = put_target(NULL, fd) == BODY(ERROR) && put_target(&process, fd) == BODY(ERROR);
+		process.pid = getpid();
+		return good && put_target(&process, -EBADF) == BODY(ERROR) ? 0 : 1;
 	}
-	return EXIT_SUCCESS;
+	process.pid = getpid();
+	return put_target(&process, fd) == BODY(ACK) && ask_commit(false) == BODY(ERROR) &&
+			       ask_commit(true) == BODY(ACK)
+		       ? 0
+		       : 1;
+}
+
+/* Lets the daemon's worker be be_worker(), until it has ended. */
+static void run_worker(struct fixture *f, struct upgrade *u, const char *what)
+{
+	setenv("TEST_WORKER", what, 1);
+	while (!u->tries)
+		assert_true(sd_event_run(f->ctx.event, 10000000) > 0);
+	unsetenv("TEST_WORKER");
 }
 
 static void target_that_is_no_process_is_not_held(void **state)
@@ -289,12 +342,35 @@ static void target_that_is_no_process_is_not_held(void **state)
 	assert_int_equal(recover(f), 0);
 	u = f->ctx.upgrades;
 	f->ctx.options.worker = "/proc/self/exe";
-	setenv("TEST_WORKER", "1", 1);
-	/* Until it has ended. */
-	while (!u->tries)
-		assert_true(sd_event_run(f->ctx.event, 10000000) > 0);
-	unsetenv("TEST_WORKER");
+	run_worker(f, u, "target");
 	assert_null(custody_find(&u->custody, "target"));
+}
+
+/* Whatever was planned: a target may have come to a lower tier. */
+static void source_that_runs_is_let_be_only_if_the_kernel_keeps_it(void **state)
+{
+	Upgraded__V1__UpgradeRequest request = UPGRADED__V1__UPGRADE_REQUEST__INIT;
+	struct requester from = { 0 };
+	struct fixture *f = *state;
+	struct vm *vm = add_vm(f);
+
+	f->ctx.options.worker = "/proc/self/exe";
+	f->ctx.options.max_running = 1;
+	request.phase_timeout_us = 1000000;
+	setenv("TEST_WORKER", "commit", 1);
+	assert_int_equal(upgrade_request(&f->ctx, vm, &request, &from, NULL), 0);
+	assert_non_null(vm->upgrade);
+	run_worker(f, vm->upgrade, "commit");
+	if (!strstr(vm->upgrade->failure, "status 0"))
+		fail_msg("%s", vm->upgrade->failure);
+	assert_true(vm->upgrade->committed && vm->upgrade->parked);
+	assert_null(vm->upgrade->watch);
+	end_daemon(f);
+	start_daemon(f);
+	assert_int_equal(recover(f), 0);
+	assert_true(f->ctx.upgrades->committed && f->ctx.upgrades->parked);
+	assert_null(f->ctx.upgrades->watch);
+	end_vm(f->ctx.upgrades->vm);
 }
 
 /* It has waited for as long as it does, and libvirt's daemon has started. */
@@ -357,13 +433,14 @@ static void guest_in_custody_waits_for_as_long_as_no_worker_can_be_started(void 
 int main(void)
 {
 	if (getenv("TEST_WORKER"))
-		return be_worker();
+		return be_worker(getenv("TEST_WORKER"));
 
 	const struct CMUnitTest tests[] = {
 #define TEST(t) cmocka_unit_test_setup_teardown(t, setup, teardown)
 		TEST(upgrade_that_cannot_be_taken_up_now_is_left_to_the_next_daemon),
 		TEST(worker_that_has_its_order_is_known_to_the_next_daemon),
 		TEST(target_that_is_no_process_is_not_held),
+		TEST(source_that_runs_is_let_be_only_if_the_kernel_keeps_it),
 		TEST(start_of_libvirt_that_is_waited_for_by_nobody_is_forgotten),
 		TEST(guest_in_custody_waits_for_as_long_as_no_worker_can_be_started),
 	};

@@ -296,6 +296,13 @@ int upgrade_abort(struct upgrade *u, struct error *err)
 	return 0;
 }
 
+void upgrade_hear_out_all(struct context *ctx)
+{
+	for (struct upgrade *u = ctx->upgrades; u; u = u->next)
+		if (u->worker)
+			worker_process_hear_out(u->worker);
+}
+
 void upgrade_free_all(struct context *ctx)
 {
 	while (ctx->upgrades) {

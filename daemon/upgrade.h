@@ -62,6 +62,9 @@ uint64_t upgrade_id(const struct upgrade *u);
 const Process *upgrade_target(const struct upgrade *u);
 const struct custody *upgrade_custody(const struct upgrade *u);
 
+/* Before that: a request for COMMIT without an answer would leave a guest standing still. */
+void upgrade_hear_out_all(struct context *ctx);
+
 /* Lets go of all, on the way out: the workers see the end of their socket. */
 void upgrade_free_all(struct context *ctx);
 

@@ -258,6 +258,7 @@ static int on_signal(sd_event_source *s, const struct signalfd_siginfo *si, void
 	log_line(LOG_INFO, "stops%s",
 		 ctx->upgrades ? "; the workers of running upgrades go on" : "");
 	server_stop_listening(ctx->server);
+	upgrade_hear_out_all(ctx);
 	return sd_event_exit(ctx->event, 0);
 }
 

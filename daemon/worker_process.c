@@ -327,6 +327,13 @@ void worker_process_expect_end(struct worker_process *w, uint64_t us)
 	sd_event_source_set_time_relative(w->silence, us);
 }
 
+void worker_process_hear_out(struct worker_process *w)
+{
+	(void)shutdown(w->sock, SHUT_RD);
+	while (w->io && deliver(w) > 0)
+		;
+}
+
 void worker_process_freep(struct worker_process **w)
 {
 	if (!*w)

@@ -53,6 +53,9 @@ int worker_process_lend(struct worker_process *w, uint64_t id, int fd);
 /* It should be gone soon: kills it unless it ends within @us. */
 void worker_process_expect_end(struct worker_process *w, uint64_t us);
 
+/* Delivers what it has sent, and lets it send nothing more: what it asks for now is not answered. */
+void worker_process_hear_out(struct worker_process *w);
+
 /* Lets go of it without killing it: it sees the end of the socket. */
 void worker_process_freep(struct worker_process **w);
 

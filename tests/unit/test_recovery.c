@@ -310,6 +310,7 @@ static int be_worker(const char *what)
 {
 	Process process = UPGRADED__V1__PROCESS__INIT;
 	int fd = pidfd_open(getpid(), 0);
+	Envelope nothing = ENVELOPE_INIT;
 	bool good;
 
 	if (!strcmp(what, "target")) {
@@ -318,6 +319,11 @@ static int be_worker(const char *what)
 		return good && put_target(&process, -EBADF) == BODY(ERROR) ? 0 : 1;
 	}
 	process.pid = getpid();
+	if (!strcmp(what, "last-commit"))
+		return put_target(&process, fd) == BODY(ACK) && ask_commit(true) == BODY(ACK) &&
+				       wire_send(3, &nothing, NULL, 0) == -EPIPE
+			       ? 0
+			       : 1;
 	return put_target(&process, fd) == BODY(ACK) && ask_commit(false) == BODY(ERROR) &&
 			       ask_commit(true) == BODY(ACK)
 		       ? 0
@@ -371,6 +377,32 @@ static void source_that_runs_is_let_be_only_if_the_kernel_keeps_it(void **state)
 	assert_true(f->ctx.upgrades->committed && f->ctx.upgrades->parked);
 	assert_null(f->ctx.upgrades->watch);
 	end_vm(f->ctx.upgrades->vm);
+}
+
+static void request_for_commit_is_answered_before_the_daemon_ends(void **state)
+{
+	Upgraded__V1__UpgradeRequest request = UPGRADED__V1__UPGRADE_REQUEST__INIT;
+	struct requester from = { 0 };
+	struct fixture *f = *state;
+	struct vm *vm = add_vm(f);
+
+	f->ctx.options.worker = "/proc/self/exe";
+	f->ctx.options.max_running = 1;
+	setenv("TEST_WORKER", "last-commit", 1);
+	assert_int_equal(upgrade_request(&f->ctx, vm, &request, &from, NULL), 0);
+	while (!custody_find(&vm->upgrade->custody, "target"))
+		assert_true(sd_event_run(f->ctx.event, 10000000) > 0);
+	unsetenv("TEST_WORKER");
+	/* Nothing is read meanwhile: it asks for COMMIT. */
+	usleep(300000);
+	assert_false(vm->upgrade->committed);
+	upgrade_hear_out_all(&f->ctx);
+	assert_true(vm->upgrade->committed);
+	while (!vm->upgrade->tries)
+		assert_true(sd_event_run(f->ctx.event, 10000000) > 0);
+	if (!strstr(vm->upgrade->failure, "status 0"))
+		fail_msg("%s", vm->upgrade->failure);
+	end_vm(vm);
 }
 
 /* It has waited for as long as it does, and libvirt's daemon has started. */
@@ -441,6 +473,7 @@ int main(void)
 		TEST(worker_that_has_its_order_is_known_to_the_next_daemon),
 		TEST(target_that_is_no_process_is_not_held),
 		TEST(source_that_runs_is_let_be_only_if_the_kernel_keeps_it),
+		TEST(request_for_commit_is_answered_before_the_daemon_ends),
 		TEST(start_of_libvirt_that_is_waited_for_by_nobody_is_forgotten),
 		TEST(guest_in_custody_waits_for_as_long_as_no_worker_can_be_started),
 	};

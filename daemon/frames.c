@@ -42,7 +42,7 @@ int frame_append(int fd, const void *data, size_t len)
 	ssize_t n;
 	int r;
 
-	if (len > FRAME_MAX)
+	if (!len || len > FRAME_MAX)
 		return -EMSGSIZE;
 	if (fstat(fd, &st) < 0)
 		return -errno;
@@ -94,7 +94,8 @@ int frame_read(int fd, frame_fn fn, void *userdata, off_t *ret_end, off_t *ret_t
 		if (r < 0)
 			return r;
 		len = le32toh(h.len);
-		if (r == 0 || len > FRAME_MAX)
+		/* Zeros, which a file may end with when its host died, would be records of nothing. */
+		if (r == 0 || !len || len > FRAME_MAX)
 			break;
 		r = read_at(fd, buf, len, at + (off_t)sizeof(h));
 		if (r < 0)

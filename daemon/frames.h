@@ -11,7 +11,7 @@
 
 uint32_t crc32c(const void *data, size_t len);
 
-/* Appends one record, whole or not at all. 0 or a negative errno. */
+/* Appends one record, which is not empty, whole or not at all. 0 or a negative errno. */
 int frame_append(int fd, const void *data, size_t len);
 
 /* Called for each record; a negative value ends the reading and is returned. */

@@ -35,7 +35,7 @@ static void write_frames(int fd, const uint8_t *data, size_t size)
 		data += 2;
 		size -= 2;
 		len = len < size ? len : size;
-		if (frame_append(fd, data, len) < 0)
+		if (len && frame_append(fd, data, len) < 0)
 			abort();
 		data += len;
 		size -= len;

@@ -121,6 +121,21 @@ static void torn_tail_costs_one_report(void **state)
 	assert_reads(h, "", 0, "a:3 a:1 ");
 }
 
+static void zeros_at_the_end_are_no_reports(void **state)
+{
+	struct fixture *f = *state;
+	_cleanup_(history_freep) struct history *h = open_history(f, 1 << 20, 0);
+	struct stat st;
+
+	append(h, 1, "a");
+	history_freep(&h);
+	assert_int_equal(stat(f->path, &st), 0);
+	assert_int_equal(truncate(f->path, st.st_size + 800), 0);
+	h = open_history(f, 1 << 20, 1);
+	append(h, 2, "a");
+	assert_reads(h, "", 0, "a:2 a:1 ");
+}
+
 static void rotation_keeps_the_newest_and_bounds_the_size(void **state)
 {
 	struct fixture *f = *state;
@@ -199,6 +214,7 @@ int main(void)
 		TEST(reports_come_newest_first_with_filter_and_limit),
 		TEST(history_and_last_id_survive_a_restart),
 		TEST(torn_tail_costs_one_report),
+		TEST(zeros_at_the_end_are_no_reports),
 		TEST(rotation_keeps_the_newest_and_bounds_the_size),
 		TEST(file_that_is_no_history_is_not_believed),
 		TEST(history_that_cannot_be_opened_keeps_no_daemon_from_starting),

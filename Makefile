@@ -37,7 +37,7 @@ demo: ## upgrade a Linux guest under load from one QEMU to another, in the emula
 	@testbed/deps build testbed kernel
 	@tests/demo/run $(TIER)
 
-check: ## all tests; ends with "N passed, N failed, N skipped"
+check: ## the tests, but for those that take hours; ends with "N passed, N failed, N skipped"
 	@testbed/deps build testbed kernel fuzz
 	@tests/check
 

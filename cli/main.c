@@ -29,7 +29,7 @@ static const struct verb verbs[] = {
 	{ "history", "[VM]", "list past upgrades", verb_history },
 	{ "report", "VM|ID [--html FILE]", "show one past upgrade", verb_report },
 	{ "metrics", "[--output FILE]", "print counters for Prometheus", verb_metrics },
-	{ "config", "", "show the configuration, and where it comes from", verb_config },
+	{ "config", "", "show each setting, and where it is set", verb_config },
 	{ "forget", "VM", "drop a VM from the list, not its process", verb_forget },
 };
 

@@ -44,7 +44,7 @@ _upgradectl() {
 	done
 
 	case $prev in
-	--socket|--vmm|--qmp|--html|--work|--output)
+	--socket|--vmm|--qmp|--html|--work|--output|--root)
 		COMPREPLY=($(compgen -f -- "$cur"))
 		compopt -o filenames 2>/dev/null
 		return
@@ -68,6 +68,7 @@ _upgradectl() {
 		report) common+=" --html --work" ;;
 		list) common+=" --outdated" ;;
 		metrics) common+=" --output" ;;
+		config) common+=" --root" ;;
 		esac
 		COMPREPLY=($(compgen -W "$common" -- "$cur"))
 	elif [[ -z $verb ]]; then

@@ -19,29 +19,51 @@
 #include <string.h>
 #include <sys/stat.h>
 
-/* The file and every directory above it: root's, and nobody else may write. */
-static bool only_root_writes(const char *path)
+/* As many as the kernel follows. */
+#define LINKS_MAX 40
+
+/*
+ * The file, every directory above it, and every link on the way: root's, and nobody else
+ * may write. Not where the links lead today: the path is followed again when it is executed.
+ */
+static bool only_root_writes(const char *path, unsigned *links)
 {
-	char real[PATH_MAX];
-	struct stat st;
+	size_t len = strlen(path);
 
-	if (!realpath(path, real))
-		return false;
-	for (;;) {
-		char *slash;
+	for (size_t end = 1; end <= len; end++) {
+		char at[PATH_MAX], target[PATH_MAX];
+		struct stat st;
+		ssize_t n;
 
-		if (stat(real, &st) < 0 || st.st_uid != 0 || (st.st_mode & (S_IWGRP | S_IWOTH)))
+		/* The root directory, then up to each slash, then all of it. */
+		if (end > 1 && end < len && path[end] != '/')
+			continue;
+		if (snprintf(at, sizeof(at), "%.*s", (int)end, path) >= (int)sizeof(at) ||
+		    lstat(at, &st) < 0 || st.st_uid != 0)
 			return false;
-		if (!strcmp(real, "/"))
-			return true;
-		slash = strrchr(real, '/');
-		slash[slash == real] = '\0';
+		if (!S_ISLNK(st.st_mode)) {
+			if (st.st_mode & (S_IWGRP | S_IWOTH))
+				return false;
+			continue;
+		}
+		n = (*links)++ < LINKS_MAX ? readlink(at, target, sizeof(target) - 1) : -1;
+		if (n <= 0)
+			return false;
+		target[n] = '\0';
+		/* A relative one begins where it stands. */
+		*(target[0] == '/' ? at : strrchr(at, '/') + 1) = '\0';
+		if (strlen(at) + (size_t)n >= sizeof(at) ||
+		    !only_root_writes(strcat(at, target), links))
+			return false;
 	}
+	return true;
 }
 
 static int check_binary(const char *binary, struct error *err)
 {
-	if (!binary[0] || only_root_writes(binary))
+	unsigned links = 0;
+
+	if (!binary[0] || (binary[0] == '/' && only_root_writes(binary, &links)))
 		return 0;
 	error_set(err, -EACCES, "%s could be written by others than root", binary);
 	error_hint(err, "name a binary that is installed, or ask as root");

@@ -105,12 +105,13 @@ int channel_connect(struct waiter *w, const char *path, int *ret_fd, struct erro
 		return r;
 	for (;;) {
 		closep(&fd);
-		fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+		fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 		if (fd < 0)
 			return error_errno(err, -errno, "no socket");
 		if (!connect(fd, (struct sockaddr *)&addr, sizeof(addr)))
 			break;
-		if (errno != ENOENT && errno != ECONNREFUSED)
+		/* EAGAIN: its queue is full. */
+		if (errno != ENOENT && errno != ECONNREFUSED && errno != EAGAIN)
 			return error_errno(err, -errno, "cannot connect to %s", path);
 		r = wait_sleep(w, 2000, err);
 		if (r < 0)
@@ -252,8 +253,6 @@ int channel_connect_main(struct waiter *w, const char *path, int *ret_fd, struct
 	r = channel_connect(w, path, &fd, err);
 	if (r < 0)
 		return r;
-	if (fcntl(fd, F_SETFL, O_NONBLOCK) < 0)
-		return error_errno(err, -errno, "%s", w->what);
 	/* So that the source need not wait for the target; without it, it does. */
 	(void)setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &room, sizeof(room));
 	*ret_fd = TAKE_FD(fd);

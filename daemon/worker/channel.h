@@ -28,7 +28,7 @@ int channel_listen(const char *path, uid_t uid, int *ret_fd, struct error *err);
 /* Accepts one connection of @listener. *ret_fd is the caller's, non-blocking. */
 int channel_accept(struct waiter *w, int listener, int *ret_fd, struct error *err);
 
-/* Connects to @path, trying again until somebody listens. *ret_fd is the caller's. */
+/* Connects to @path, trying again until somebody listens. *ret_fd is the caller's, non-blocking. */
 int channel_connect(struct waiter *w, const char *path, int *ret_fd, struct error *err);
 
 /* Reads the whole cpr state, up to the source's half-close. */
@@ -57,7 +57,7 @@ void spool_close(struct spool *s);
 
 /*
  * Connects as channel_connect() to where the main stream goes. *ret_fd is the
- * caller's, non-blocking, and takes a usual stream whole.
+ * caller's, and takes a usual stream whole.
  */
 int channel_connect_main(struct waiter *w, const char *path, int *ret_fd, struct error *err);
 

@@ -205,20 +205,18 @@ int hold_wait(struct waiter *w, pid_t pid, struct error *err)
 
 int hold_end(struct waiter *w, int pidfd, const char *who, struct error *err)
 {
-	struct pollfd p = { .fd = pidfd, .events = POLLIN };
-	uint64_t now;
-
 	if (pidfd < 0)
 		return 0;
 	if (pidfd_send_signal(pidfd, SIGKILL, NULL, 0) < 0 && errno != ESRCH)
 		return error_errno(err, -errno, "cannot end %s", who);
-	now = now_us();
-	while (poll(&p, 1, w->deadline_us > now ? (int)((w->deadline_us - now) / 1000) : 0) == 0) {
-		now = now_us();
-		if (now >= w->deadline_us)
+	for (;;) {
+		uint64_t now = now_us(), left = w->deadline_us > now ? w->deadline_us - now : 0;
+
+		if (process_ends_within(pidfd, left < 1000000 ? (int)(left / 1000) : 1000))
+			return 0;
+		if (!left)
 			return error_set(err, -ETIMEDOUT, "%s does not end", who);
 	}
-	return 0;
 }
 
 /* From when it was reaped on, the kernel keeps it with the pidfd (Linux 6.15 and later). */

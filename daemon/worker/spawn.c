@@ -394,7 +394,8 @@ void spawn_kill(int pidfd)
 	struct pollfd p = { .fd = pidfd, .events = POLLIN };
 
 	syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0);
-	while (poll(&p, 1, -1) < 0 && errno == EINTR)
+	/* One that hangs in a system call of a file system is left to end by itself. */
+	while (poll(&p, 1, START_TIMEOUT_MS) < 0 && errno == EINTR)
 		;
 	/* What spawn_work() started is ours to reap. */
 	(void)waitid(P_PIDFD, (id_t)pidfd, NULL, WEXITED | WNOHANG);

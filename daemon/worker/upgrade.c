@@ -346,18 +346,19 @@ Upgraded__V1__Outcome upgrade_run(struct upgrade *u, struct error *err)
 }
 
 /*
- * As switch_over(), without a source; one that is kept to be seen stands still. If this process dies here the target is as
- * good as never started: another worker ends it and starts one more, because the
- * device state is used by none before COMMIT.
+ * As switch_over(), without a source; one that is kept to be seen stands still. If this
+ * process dies here the target is as good as never started: another worker ends it and
+ * starts one more, because the device state is used by none before COMMIT.
  */
 static int start_over(struct upgrade *u, struct error *err)
 {
 	const struct driver *d = u->driver;
+	uint64_t least = now_us() + REBUILD_LEAST_US;
 	int r;
 
 	limit_phase(u);
-	if (u->wait.deadline_us < now_us() + REBUILD_LEAST_US)
-		u->wait.deadline_us = now_us() + REBUILD_LEAST_US;
+	if (u->wait.deadline_us < least)
+		u->wait.deadline_us = least;
 	r = hold_stop(u->source_pidfd, err);
 	if (r >= 0)
 		r = d->rebuild(u, err);

@@ -84,8 +84,8 @@ struct driver {
 	int (*undo)(struct upgrade *u, struct error *err);
 	/*
 	 * In place of examine() and prepare(), when both VMMs are dead, or the target is
-	 * and the source may not run any more: starts a target from what is in custody. verify(), load(), hold() and all after
-	 * COMMIT follow, without a source.
+	 * and the source may not run any more: starts a target from what is in custody.
+	 * verify(), load(), hold() and all after COMMIT follow, without a source.
 	 */
 	int (*rebuild)(struct upgrade *u, struct error *err);
 	/* A step failed with @err: if that is because a VMM ended, says so, and how it did. */

@@ -200,12 +200,50 @@ static void a_target_that_closes_is_an_error(void **state)
 	spool_close(&spool);
 }
 
+/* A target that hangs, or that somebody else's socket is in the place of. */
+static void a_target_that_does_not_answer_ends_at_the_deadline(void **state)
+{
+	char dir[] = "/tmp/test-channel-XXXXXX", path[64];
+	struct cpr_state cpr = { .len = 1024 * 1024 };
+	struct waiter w = WAITER_INIT, soon;
+	struct error err = ERROR_INIT;
+	int listener, first, second, third = -EBADF;
+
+	w.deadline_us = now_us() + 5000000;
+	w.what = "the target";
+	assert_non_null(mkdtemp(dir));
+	snprintf(path, sizeof(path), "%s/cpr", dir);
+	assert_int_equal(channel_listen(path, geteuid(), &listener, &err), 0);
+	assert_int_equal(channel_connect(&w, path, &first, &err), 0);
+	assert_int_equal(channel_connect(&w, path, &second, &err), 0);
+	alarm(60);
+	/* Its queue is full. */
+	soon = w;
+	soon.deadline_us = now_us() + 50000;
+	assert_int_equal(channel_connect(&soon, path, &third, &err), -ETIMEDOUT);
+	error_clear(&err);
+	/* So is the socket's. */
+	cpr.bytes = calloc(1, cpr.len);
+	assert_non_null(cpr.bytes);
+	soon.deadline_us = now_us() + 50000;
+	assert_int_equal(channel_send_cpr(&soon, first, &cpr, &err), -ETIMEDOUT);
+	alarm(0);
+	error_clear(&err);
+	cpr_state_clear(&cpr);
+	close(first);
+	close(second);
+	close(listener);
+	unlink(path);
+	rmdir(dir);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(streams_of_all_sizes_pass_and_are_kept),
 		cmocka_unit_test(a_usual_stream_does_not_wait_for_the_target),
 		cmocka_unit_test(a_target_that_closes_is_an_error),
+		cmocka_unit_test(a_target_that_does_not_answer_ends_at_the_deadline),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -33,6 +33,9 @@
 /* Device state is some hundred kilobytes; a display or many disks make it more. */
 #define STREAM_USUAL (2 * 1024 * 1024)
 
+/* What nobody honest comes near; a source that does not end would fill the host's memory. */
+#define STREAM_MAX (4ULL * 1024 * 1024 * 1024)
+
 /* The cpr state is a list of fd names: a few hundred bytes. More is not one. */
 #define CPR_STATE_MAX (1024 * 1024)
 
@@ -279,6 +282,7 @@ int spool_open(struct spool *s, struct error *err)
 {
 	int r;
 
+	s->max = STREAM_MAX;
 	r = device_state_make(&s->fd);
 	if (r >= 0)
 		r = spool_grow(s, STREAM_USUAL);
@@ -303,6 +307,9 @@ int channel_relay_main(struct waiter *w, int source, int target, struct spool *s
 		ssize_t n;
 
 		if (total == spool->size) {
+			if (spool->size >= spool->max)
+				return error_set(err, -E2BIG,
+						 "the source's device state has no end");
 			r = spool_grow(spool, spool->size * 2);
 			if (r < 0)
 				return error_errno(err, r, "cannot keep the device state");

@@ -47,6 +47,7 @@ struct spool {
 	int fd; /* owned; -EBADF: none */
 	uint8_t *map;
 	size_t size; /* of the mapping, and of the file until the stream has ended */
+	size_t max;  /* it does not grow any more when it has come to this */
 };
 
 #define SPOOL_INIT { .fd = -EBADF }

@@ -200,6 +200,37 @@ static void a_target_that_closes_is_an_error(void **state)
 	spool_close(&spool);
 }
 
+/* It would fill the host's memory. */
+static void a_stream_without_an_end_is_an_error(void **state)
+{
+	struct waiter w = WAITER_INIT;
+	_cleanup_error_ struct error err = ERROR_INIT;
+	struct spool spool = SPOOL_INIT;
+	int source[2], target[2];
+	uint64_t bytes = 0;
+	pid_t a, b;
+
+	w.deadline_us = now_us() + 5000000;
+	w.what = "the stream";
+	assert_int_equal(spool_open(&spool, &err), 0);
+	spool.max = 4 * 1024 * 1024;
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, source), 0);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, target), 0);
+	a = start_source(source[1], 100 * 1024 * 1024);
+	close(source[1]);
+	b = start_target(target[1], target[0], spool.max, 0);
+	close(target[1]);
+	assert_int_equal(channel_relay_main(&w, source[0], target[0], &spool, &bytes, &err),
+			 -E2BIG);
+	/* It would go on for ever, and holds an end of the target's. */
+	assert_int_equal(kill(a, SIGKILL), 0);
+	assert_int_equal(waitpid(a, NULL, 0), a);
+	close(source[0]);
+	close(target[0]);
+	ended(b, 0);
+	spool_close(&spool);
+}
+
 /* A target that hangs, or that somebody else's socket is in the place of. */
 static void a_target_that_does_not_answer_ends_at_the_deadline(void **state)
 {
@@ -243,6 +274,7 @@ int main(void)
 		cmocka_unit_test(streams_of_all_sizes_pass_and_are_kept),
 		cmocka_unit_test(a_usual_stream_does_not_wait_for_the_target),
 		cmocka_unit_test(a_target_that_closes_is_an_error),
+		cmocka_unit_test(a_stream_without_an_end_is_an_error),
 		cmocka_unit_test(a_target_that_does_not_answer_ends_at_the_deadline),
 	};
 

@@ -21,6 +21,9 @@
 
 #include <string.h>
 
+/* More that wait would be no operator's, and each that fails starts the next one. */
+#define WAITING_MAX 1000
+
 struct check {
 	struct check *next;
 	struct context *ctx;
@@ -184,9 +187,18 @@ bool check_start_next(struct context *ctx)
 int check_request(struct context *ctx, struct vm *vm, const char *binary,
 		  const struct requester *from, struct error *err)
 {
-	_cleanup_(check_freep) struct check *c = calloc(1, sizeof(*c));
+	_cleanup_(check_freep) struct check *c = NULL;
 	struct check **at = &ctx->checks;
+	size_t n = 0;
 
+	for (; *at; at = &(*at)->next)
+		n++;
+	if (n >= WAITING_MAX) {
+		error_set(err, -EBUSY, "%zu checks are waiting already", n);
+		error_hint(err, "try again when they have ended");
+		return -EBUSY;
+	}
+	c = calloc(1, sizeof(*c));
 	if (!c)
 		return error_set(err, -ENOMEM, "out of memory");
 	c->ctx = ctx;
@@ -196,8 +208,6 @@ int check_request(struct context *ctx, struct vm *vm, const char *binary,
 		c->from = *from;
 	if (!c->name || !c->binary)
 		return error_set(err, -ENOMEM, "out of memory");
-	while (*at)
-		at = &(*at)->next;
 	*at = TAKE_PTR(c);
 	schedule(ctx);
 	return 0;

@@ -28,6 +28,9 @@
 /* Room in a packet for a list, beside the Envelope's own few bytes. */
 #define LIST_BYTES_MAX (WIRE_PACKET_MAX - 1024)
 
+/* What upgradectl takes at most as a time limit; sums of longer ones would overflow. */
+#define LIMIT_MAX_S 10000000
+
 ErrorCode control_error_code(int code)
 {
 	switch (code) {
@@ -247,6 +250,9 @@ static int handle_upgrade(struct context *ctx, const struct requester *from,
 	struct vm *vm;
 	int r;
 
+	if (request->max_blackout_us > LIMIT_MAX_S * 1000000ULL ||
+	    request->phase_timeout_us > LIMIT_MAX_S * 1000000ULL)
+		return error_set(err, -EINVAL, "a time limit is at most %d s", LIMIT_MAX_S);
 	r = find_idle(ctx, request->name, request->binary, &vm, err);
 	if (r < 0)
 		return r;

@@ -15,6 +15,7 @@
 
 #include "audit.h"
 #include "log.h"
+#include "oneshot.h"
 
 #include <fcntl.h>
 #include <inttypes.h>
@@ -25,6 +26,7 @@
 
 #define QUEUE_PACKETS_MAX 256
 #define HELLO_TIMEOUT_US  (10 * 1000000ULL)
+#define ACCEPT_RETRY_US	  (1000 * 1000ULL)
 
 #ifndef SO_PEERPIDFD
 #define SO_PEERPIDFD 77
@@ -67,6 +69,7 @@ struct listener {
 	enum server_socket socket;
 	int fd;
 	sd_event_source *io;
+	sd_event_source *again; /* when there was no descriptor left for a connection */
 };
 
 struct server {
@@ -371,10 +374,22 @@ static int on_listener(sd_event_source *source, int fd, uint32_t revents, void *
 	struct listener *l = userdata;
 	int conn = accept4(fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 
-	if (conn >= 0)
+	if (conn >= 0) {
 		(void)client_new(l, conn);
-	else if (errno != EAGAIN && errno != ECONNABORTED && errno != EINTR)
+	} else if (errno != EAGAIN && errno != ECONNABORTED && errno != EINTR) {
 		log_line(LOG_WARNING, "cannot accept a connection: %m");
+		/* It is still there: without a pause this would be called without end. */
+		sd_event_source_set_enabled(l->io, SD_EVENT_OFF);
+		oneshot_arm(l->again, ACCEPT_RETRY_US);
+	}
+	return 0;
+}
+
+static int on_accept_again(sd_event_source *source, uint64_t usec, void *userdata)
+{
+	struct listener *l = userdata;
+
+	sd_event_source_set_enabled(l->io, SD_EVENT_ON);
 	return 0;
 }
 
@@ -398,6 +413,7 @@ int server_new(sd_event *event, server_request_fn fn, server_denied_fn denied,
 static void listener_free(struct listener *l)
 {
 	sd_event_source_disable_unref(l->io);
+	sd_event_source_disable_unref(l->again);
 	closep(&l->fd);
 	free(l);
 }
@@ -415,6 +431,9 @@ int server_listen(struct server *s, int fd, enum server_socket socket, struct er
 	l->socket = socket;
 	l->fd = fd;
 	r = sd_event_add_io(s->event, &l->io, fd, EPOLLIN, on_listener, l);
+	if (r >= 0)
+		r = sd_event_add_time(s->event, &l->again, CLOCK_MONOTONIC, UINT64_MAX, 0,
+				      on_accept_again, l);
 	if (r < 0) {
 		listener_free(l);
 		return error_errno(err, r, "cannot listen");

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Holds the daemon to its word against clients that ask for too much: time limits that
- * no sum can hold, and checks without an end.
+ * no sum can hold, checks without an end, connections for which there is no descriptor.
  * Server, registry and requests run here; this process is the client, and the VM.
  */
 #include <setjmp.h>
@@ -11,6 +11,7 @@
 #include <cmocka.h>
 
 #include "check.h"
+#include "clock.h"
 #include "context.h"
 #include "control.h"
 #include "count_fds.h"
@@ -19,6 +20,7 @@
 
 #include <fcntl.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 
@@ -180,11 +182,46 @@ static void checks_that_wait_have_a_bound(void **state)
 	assert_int_equal(n, 1000);
 }
 
+static void without_descriptors_the_daemon_does_not_spin(void **state)
+{
+	_cleanup_close_ int sock = -EBADF;
+	struct fixture *f = *state;
+	struct rlimit limit, none;
+	uint64_t end;
+	int n = 0;
+
+	settle(f);
+	sock = connect_to(f);
+	assert_int_equal(getrlimit(RLIMIT_NOFILE, &limit), 0);
+	none = limit;
+	none.rlim_cur = (rlim_t)sock + 1;
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &none), 0);
+	end = now_us() + 300000;
+	while (now_us() < end)
+		n += sd_event_run(f->ctx.event, 100000) > 0;
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &limit), 0);
+	if (n > 5)
+		fail_msg("%d turns in 0.3 s", n);
+	/* It comes back to it by itself. */
+	say_hello(sock);
+	for (end = now_us() + 5000000; now_us() < end;) {
+		_cleanup_envelope_ Envelope *hello = NULL;
+		struct scm_fds fds;
+
+		(void)sd_event_run(f->ctx.event, 100000);
+		if (wire_recv(sock, &hello, &fds) == 0)
+			return;
+	}
+	fail_msg("nobody said hello within five seconds");
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(time_limits_that_overflow_are_refused, setup, teardown),
 		cmocka_unit_test_setup_teardown(checks_that_wait_have_a_bound, setup, teardown),
+		cmocka_unit_test_setup_teardown(without_descriptors_the_daemon_does_not_spin, setup,
+						teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -19,6 +19,7 @@
  */
 #include "manager/libvirt.h"
 
+#include "clock.h"
 #include "log.h"
 #include "manager/libvirt_files.h"
 #include "manager/systemd.h"
@@ -32,11 +33,13 @@
 #include <string.h>
 
 #define STARTING_MAX 4
+/* systemd gives a start that long. A restart that fails brings no question at all. */
+#define RESTART_US (90 * 1000000ULL)
 
 #define _cleanup_status_ _cleanup_(libvirt_status_freep)
 
 struct libvirt {
-	bool restarting;			 /* asked for, and not there yet */
+	uint64_t restarting_us; /* when one was asked for that has not come yet; 0: none */
 	struct requester starting[STARTING_MAX]; /* who waits with the start of a daemon */
 	size_t n_starting;
 };
@@ -159,7 +162,7 @@ int libvirt_starting(struct context *ctx, const struct requester *from, struct e
 {
 	struct libvirt *l = ctx->libvirt;
 
-	l->restarting = false;
+	l->restarting_us = 0;
 	if (l->n_starting == STARTING_MAX)
 		return error_set(err, -EBUSY, "libvirt's daemon is being started already");
 	l->starting[l->n_starting++] = *from;
@@ -187,16 +190,17 @@ static int libvirt_finish(struct context *ctx, struct vm *vm)
 
 	if (l->n_starting)
 		return 0;
-	if (l->restarting)
-		return 1;
+	/* Nobody is there who could see the source end, and who starts now asks first. */
 	unit = daemon_unit();
 	if (!unit)
 		return 0;
+	if (l->restarting_us && now_us() - l->restarting_us < RESTART_US)
+		return 1;
 	if (systemd_restart(ctx->systemd, unit, &err) < 0) {
 		log_error(LOG_ERR, vm->pb->name, 0, &err, "libvirt does not get to know of the target");
 		return 1;
 	}
-	l->restarting = true;
+	l->restarting_us = now_us();
 	return 1;
 }
 

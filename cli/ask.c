@@ -10,6 +10,7 @@
 #include "print.h"
 #include "proto_json.h"
 #include "text.h"
+#include "vm.h"
 
 #include <string.h>
 
@@ -82,6 +83,20 @@ int ask(const struct cli *cli, Envelope *request, Upgraded__V1__Envelope__BodyCa
 	if (r >= 0)
 		r = client_call(&c, request, expected, timeout_ms, ret_answer, &err);
 	return r < 0 ? fail(cli, &c, &err) : CLI_DONE;
+}
+
+int ask_vm(const struct cli *cli, Envelope *request, int timeout_ms)
+{
+	_cleanup_envelope_ Envelope *answer = NULL;
+	int r;
+
+	r = ask(cli, request, UPGRADED__V1__ENVELOPE__BODY_VM, timeout_ms, &answer);
+	if (r != CLI_DONE)
+		return r;
+	if (cli->json)
+		return print_json(&answer->vm->base);
+	vm_print(cli, answer->vm);
+	return CLI_DONE;
 }
 
 int ask_done(const struct cli *cli, Envelope *request, const char *vm, const char *said)

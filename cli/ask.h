@@ -16,6 +16,9 @@
 int ask(const struct cli *cli, Envelope *request, Upgraded__V1__Envelope__BodyCase expected,
 	int timeout_ms, Envelope **ret_answer);
 
+/* Asks for a VM, and prints it, or its JSON. The exit code. */
+int ask_vm(const struct cli *cli, Envelope *request, int timeout_ms);
+
 /* Asks for something that is only done or not, and prints "VM: SAID", or the Ack. The exit code. */
 int ask_done(const struct cli *cli, Envelope *request, const char *vm, const char *said);
 

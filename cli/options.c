@@ -46,7 +46,7 @@ const struct argp_child cli_options[] = {
 	{ 0 },
 };
 
-void options_take_vm(char **name, char *arg, struct argp_state *state)
+static void take_vm(char **name, char *arg, struct argp_state *state)
 {
 	if (*name)
 		argp_error(state, "one VM at a time, not also '%s'", arg);
@@ -55,20 +55,27 @@ void options_take_vm(char **name, char *arg, struct argp_state *state)
 	*name = arg;
 }
 
-static error_t parse_one_vm(int key, char *arg, struct argp_state *state)
+error_t options_rest(struct cli *cli, char **name, int key, char *arg, struct argp_state *state)
 {
-	struct one_vm *args = state->input;
-
 	switch (key) {
 	case ARGP_KEY_INIT:
-		state->child_inputs[0] = args->cli;
+		state->child_inputs[0] = cli;
 		return 0;
 	case ARGP_KEY_ARG:
-		options_take_vm(&args->name, arg, state);
+		if (!name)
+			argp_error(state, "it takes no argument, not '%s'", arg);
+		take_vm(name, arg, state);
 		return 0;
 	default:
 		return ARGP_ERR_UNKNOWN;
 	}
+}
+
+static error_t parse_one_vm(int key, char *arg, struct argp_state *state)
+{
+	struct one_vm *args = state->input;
+
+	return options_rest(args->cli, &args->name, key, arg, state);
 }
 
 void options_one_vm(struct one_vm *args, bool optional, const char *doc, int argc, char **argv)
@@ -98,20 +105,14 @@ void options_take_vmm(char **vmm, const char *arg, struct argp_state *state)
 error_t options_target(struct one_target *args, int key, char *arg, struct argp_state *state)
 {
 	switch (key) {
-	case ARGP_KEY_INIT:
-		state->child_inputs[0] = args->cli;
-		return 0;
 	case OPTION_VMM:
 		options_take_vmm(&args->vmm, arg, state);
-		return 0;
-	case ARGP_KEY_ARG:
-		options_take_vm(&args->name, arg, state);
 		return 0;
 	case ARGP_KEY_NO_ARGS:
 		argp_error(state, "which VM?");
 		return 0;
 	default:
-		return ARGP_ERR_UNKNOWN;
+		return options_rest(args->cli, &args->name, key, arg, state);
 	}
 }
 

@@ -35,8 +35,11 @@ void options_take_vmm(char **vmm, const char *arg, struct argp_state *state);
 /* The part of such a verb's parser that they share. */
 error_t options_target(struct one_target *args, int key, char *arg, struct argp_state *state);
 
-/* For ARGP_KEY_ARG of a verb that takes one VM. */
-void options_take_vm(char **name, char *arg, struct argp_state *state);
+/*
+ * What is left to do for a verb's parser: it hands @cli on to the common options, and
+ * takes the one VM that the verb is about into *name; @name NULL: the verb takes none.
+ */
+error_t options_rest(struct cli *cli, char **name, int key, char *arg, struct argp_state *state);
 
 /*
  * A positive number of @unit_us microseconds (1000 for ms); ends the process

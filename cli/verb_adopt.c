@@ -5,7 +5,6 @@
  */
 #include "ask.h"
 #include "options.h"
-#include "vm.h"
 
 #include <limits.h>
 
@@ -36,9 +35,6 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	struct args *args = state->input;
 
 	switch (key) {
-	case ARGP_KEY_INIT:
-		state->child_inputs[0] = args->cli;
-		return 0;
 	case OPTION_PID:
 		args->pid = options_number(arg, 1, INT_MAX, "--pid", state);
 		return 0;
@@ -48,24 +44,19 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		free(args->qmp);
 		args->qmp = options_absolute(arg);
 		return 0;
-	case ARGP_KEY_ARG:
-		options_take_vm(&args->name, arg, state);
-		return 0;
 	case ARGP_KEY_END:
 		if (!args->pid && !args->qmp)
 			argp_error(state, "which QEMU? --pid PID or --qmp PATH");
 		return 0;
 	default:
-		return ARGP_ERR_UNKNOWN;
+		return options_rest(args->cli, &args->name, key, arg, state);
 	}
 }
 
 static int adopt(const struct args *args)
 {
 	Upgraded__V1__AdoptRequest adopt_request = UPGRADED__V1__ADOPT_REQUEST__INIT;
-	_cleanup_envelope_ Envelope *answer = NULL;
 	Envelope request = ENVELOPE_INIT;
-	int r;
 
 	if (args->name)
 		adopt_request.name = args->name;
@@ -74,13 +65,7 @@ static int adopt(const struct args *args)
 	adopt_request.pid = (int32_t)args->pid;
 	request.body_case = UPGRADED__V1__ENVELOPE__BODY_ADOPT;
 	request.adopt = &adopt_request;
-	r = ask(args->cli, &request, UPGRADED__V1__ENVELOPE__BODY_VM, ASK_SLOW_TIMEOUT_MS, &answer);
-	if (r != CLI_DONE)
-		return r;
-	if (args->cli->json)
-		return print_json(&answer->vm->base);
-	vm_print(args->cli, answer->vm);
-	return CLI_DONE;
+	return ask_vm(args->cli, &request, ASK_SLOW_TIMEOUT_MS);
 }
 
 int verb_adopt(struct cli *cli, int argc, char **argv)

@@ -5,6 +5,7 @@
  */
 #include "ask.h"
 #include "config.h"
+#include "options.h"
 #include "proto_json.h"
 #include "table.h"
 
@@ -33,17 +34,11 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	struct args *args = state->input;
 
 	switch (key) {
-	case ARGP_KEY_INIT:
-		state->child_inputs[0] = args->cli;
-		return 0;
 	case OPTION_ROOT:
 		args->root = arg;
 		return 0;
-	case ARGP_KEY_ARG:
-		argp_error(state, "config takes no argument, not '%s'", arg);
-		return 0;
 	default:
-		return ARGP_ERR_UNKNOWN;
+		return options_rest(args->cli, NULL, key, arg, state);
 	}
 }
 

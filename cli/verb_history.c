@@ -33,20 +33,14 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	struct args *args = state->input;
 
 	switch (key) {
-	case ARGP_KEY_INIT:
-		state->child_inputs[0] = args->cli;
-		return 0;
 	case 'n':
 		args->limit = options_number(arg, 0, 1000000, "--limit", state);
 		return 0;
 	case 'p':
 		args->phases = true;
 		return 0;
-	case ARGP_KEY_ARG:
-		options_take_vm(&args->name, arg, state);
-		return 0;
 	default:
-		return ARGP_ERR_UNKNOWN;
+		return options_rest(args->cli, &args->name, key, arg, state);
 	}
 }
 

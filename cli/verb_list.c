@@ -31,9 +31,6 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	struct args *args = state->input;
 
 	switch (key) {
-	case ARGP_KEY_INIT:
-		state->child_inputs[0] = args->cli;
-		return 0;
 	case 'o':
 		args->outdated = true;
 		return 0;
@@ -41,7 +38,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		argp_error(state, "list takes no name; see 'upgradectl show %s'", arg);
 		return 0;
 	default:
-		return ARGP_ERR_UNKNOWN;
+		return options_rest(args->cli, NULL, key, arg, state);
 	}
 }
 

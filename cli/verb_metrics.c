@@ -36,17 +36,11 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	struct args *args = state->input;
 
 	switch (key) {
-	case ARGP_KEY_INIT:
-		state->child_inputs[0] = args->cli;
-		return 0;
 	case OPTION_OUTPUT:
 		args->output = arg;
 		return 0;
-	case ARGP_KEY_ARG:
-		argp_error(state, "metrics takes no name");
-		return 0;
 	default:
-		return ARGP_ERR_UNKNOWN;
+		return options_rest(args->cli, NULL, key, arg, state);
 	}
 }
 

@@ -38,17 +38,11 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	struct args *args = state->input;
 
 	switch (key) {
-	case ARGP_KEY_INIT:
-		state->child_inputs[0] = args->cli;
-		return 0;
 	case OPTION_HTML:
 		args->html = arg;
 		return 0;
 	case OPTION_WORK:
 		args->work = arg;
-		return 0;
-	case ARGP_KEY_ARG:
-		options_take_vm(&args->which, arg, state);
 		return 0;
 	case ARGP_KEY_END:
 		if (!args->which)
@@ -57,7 +51,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 			argp_error(state, "--work is for the page of --html");
 		return 0;
 	default:
-		return ARGP_ERR_UNKNOWN;
+		return options_rest(args->cli, &args->which, key, arg, state);
 	}
 }
 

@@ -5,7 +5,6 @@
  */
 #include "ask.h"
 #include "options.h"
-#include "vm.h"
 
 struct args {
 	struct cli *cli;
@@ -26,9 +25,6 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	struct args *args = state->input;
 
 	switch (key) {
-	case ARGP_KEY_INIT:
-		state->child_inputs[0] = args->cli;
-		return 0;
 	case ARGP_KEY_ARG:
 		if (!args->name) {
 			if (!*arg)
@@ -45,7 +41,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 			argp_error(state, "a name, '--', and the command line of QEMU are needed");
 		return 0;
 	default:
-		return ARGP_ERR_UNKNOWN;
+		return options_rest(args->cli, NULL, key, arg, state);
 	}
 }
 
@@ -56,11 +52,9 @@ int verb_run(struct cli *cli, int argc, char **argv)
 					  .doc = doc,
 					  .children = cli_options };
 	Upgraded__V1__RunRequest run = UPGRADED__V1__RUN_REQUEST__INIT;
-	_cleanup_envelope_ Envelope *answer = NULL;
 	_cleanup_free_ char *program = NULL;
 	struct args args = { .cli = cli };
 	Envelope request = ENVELOPE_INIT;
-	int r;
 
 	argp_parse(&argp, argc, argv, 0, NULL, &args);
 	program = options_program(args.argv[0]);
@@ -75,11 +69,5 @@ int verb_run(struct cli *cli, int argc, char **argv)
 	run.n_argv = args.argc;
 	request.body_case = UPGRADED__V1__ENVELOPE__BODY_RUN;
 	request.run = &run;
-	r = ask(cli, &request, UPGRADED__V1__ENVELOPE__BODY_VM, ASK_SLOW_TIMEOUT_MS, &answer);
-	if (r != CLI_DONE)
-		return r;
-	if (cli->json)
-		return print_json(&answer->vm->base);
-	vm_print(cli, answer->vm);
-	return CLI_DONE;
+	return ask_vm(cli, &request, ASK_SLOW_TIMEOUT_MS);
 }

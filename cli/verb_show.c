@@ -4,28 +4,19 @@
  */
 #include "ask.h"
 #include "options.h"
-#include "vm.h"
 
 static const char doc[] = "Show one VM: its process, its version, and the tier that an upgrade "
 			  "of it would use.";
 
 int verb_show(struct cli *cli, int argc, char **argv)
 {
-	_cleanup_envelope_ Envelope *answer = NULL;
 	Upgraded__V1__ShowRequest show = UPGRADED__V1__SHOW_REQUEST__INIT;
 	struct one_vm args = { .cli = cli };
 	Envelope request = ENVELOPE_INIT;
-	int r;
 
 	options_one_vm(&args, false, doc, argc, argv);
 	show.name = args.name;
 	request.body_case = UPGRADED__V1__ENVELOPE__BODY_SHOW;
 	request.show = &show;
-	r = ask(cli, &request, UPGRADED__V1__ENVELOPE__BODY_VM, ASK_TIMEOUT_MS, &answer);
-	if (r != CLI_DONE)
-		return r;
-	if (cli->json)
-		return print_json(&answer->vm->base);
-	vm_print(cli, answer->vm);
-	return CLI_DONE;
+	return ask_vm(cli, &request, ASK_TIMEOUT_MS);
 }

@@ -138,7 +138,7 @@ static error_t parse_fleet(int key, char *arg, struct argp_state *state)
 			argp_error(state, "--window wants hours as 22:00-06:00, not '%s'", arg);
 		break;
 	default:
-		return ARGP_ERR_UNKNOWN;
+		return options_rest(args->cli, NULL, key, arg, state);
 	}
 	args->is_fleet = true;
 	return 0;
@@ -149,9 +149,6 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	struct args *args = state->input;
 
 	switch (key) {
-	case ARGP_KEY_INIT:
-		state->child_inputs[0] = args->cli;
-		return 0;
 	case OPTION_VMM:
 		options_take_vmm(&args->how.vmm, arg, state);
 		return 0;

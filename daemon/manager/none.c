@@ -6,9 +6,8 @@
  * process. Owns nothing. Also where a driver is found by its name.
  */
 #include "libvirt.h"
-#include "log.h"
 #include "manager.h"
-#include "notify.h"
+#include "systemd.h"
 
 #include <string.h>
 
@@ -21,17 +20,9 @@ static int none_begin(struct context *ctx, struct vm *vm, struct error *err)
 static void none_commit(struct context *ctx, struct vm *vm, const CustodyPut *target, pid_t source)
 {
 	const char *unit = target->plan ? target->plan->unit : "";
-	char state[32];
-	int r;
 
-	if (!*unit)
-		return;
-	snprintf(state, sizeof(state), "MAINPID=%d", target->target->pid);
-	r = notify_as(source, state);
-	if (r < 0)
-		log_vm(LOG_CRIT, vm->pb->name, 0,
-		       "systemd was not told that process %d is the main one of %s now: %s",
-		       target->target->pid, unit, strerror(-r));
+	if (*unit)
+		systemd_set_main_process(vm->pb->name, unit, target->target->pid, source);
 }
 
 static int none_finish(struct context *ctx, struct vm *vm)

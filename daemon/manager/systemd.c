@@ -32,7 +32,9 @@
 #include "log.h"
 #include "manager.h"
 #include "notify.h"
+#include "oneshot.h"
 #include "run_argv.h"
+#include "system_bus.h"
 
 #include <fcntl.h>
 #include <inttypes.h>
@@ -40,13 +42,11 @@
 #include <string.h>
 #include <sys/pidfd.h>
 #include <sys/stat.h>
-#include <systemd/sd-bus.h>
 #include <time.h>
 
 #define DESTINATION	    "org.freedesktop.systemd1"
 #define MANAGER_PATH	    "/org/freedesktop/systemd1"
 #define MANAGER_INTERFACE   "org.freedesktop.systemd1.Manager"
-#define PRIVATE_BUS	    "unix:path=/run/systemd/private"
 #define HELD_DIR	    "vms-held"
 #define LAUNCHER_DIR	    "vms-launcher"
 #define RESTART_TRIES	    120
@@ -158,8 +158,6 @@ static void take_over(struct run *run, pid_t pid)
 	run_end(run);
 }
 
-static int on_timer(sd_event_source *source, uint64_t usec, void *userdata);
-
 static int ask(struct run *run, const char *interface, const char *property,
 	       sd_bus_message_handler_t then)
 {
@@ -207,11 +205,8 @@ static int on_active_state(sd_bus_message *m, void *userdata, sd_bus_error *unus
 			return 0;
 	} else if (!strcmp(state, "activating") && run->tries) {
 		run->tries--;
-		run->timer = sd_event_source_disable_unref(run->timer);
-		if (sd_event_add_time_relative(run->systemd->ctx->event, &run->timer,
-					       CLOCK_MONOTONIC, RESTART_INTERVAL_US, 0, on_timer,
-					       run) >= 0)
-			return 0;
+		oneshot_arm(run->timer, RESTART_INTERVAL_US);
+		return 0;
 	}
 	run_end(run);
 	return 0;
@@ -244,25 +239,6 @@ static int on_job_removed(sd_bus_message *m, void *userdata, sd_bus_error *unuse
 	return 0;
 }
 
-/* The system bus, or systemd's own socket where there is none. */
-static int open_bus(sd_bus **ret_bus)
-{
-	_cleanup_(sd_bus_unrefp) sd_bus *bus = NULL;
-	int r;
-
-	if (sd_bus_open_system(ret_bus) >= 0)
-		return 0;
-	r = sd_bus_new(&bus);
-	if (r >= 0)
-		r = sd_bus_set_address(bus, PRIVATE_BUS);
-	if (r >= 0)
-		r = sd_bus_start(bus);
-	if (r < 0)
-		return r;
-	*ret_bus = TAKE_PTR(bus);
-	return 0;
-}
-
 static int connect_bus(struct systemd *s, struct error *err)
 {
 	_cleanup_(sd_bus_unrefp) sd_bus *bus = NULL;
@@ -271,7 +247,7 @@ static int connect_bus(struct systemd *s, struct error *err)
 	if (s->bus && sd_bus_is_open(s->bus) > 0)
 		return 0;
 	s->bus = sd_bus_flush_close_unref(s->bus);
-	r = open_bus(&bus);
+	r = system_bus_open(&bus);
 	if (r >= 0)
 		r = sd_bus_attach_event(bus, s->ctx->event, SD_EVENT_PRIORITY_NORMAL);
 	if (r >= 0)
@@ -520,18 +496,23 @@ static int systemd_place(struct context *ctx, struct vm *vm, const CustodyPut *s
 	return find_launcher(ctx, vm, ret_process);
 }
 
-static void systemd_commit(struct context *ctx, struct vm *vm, const CustodyPut *target,
-			   pid_t source)
+void systemd_set_main_process(const char *vm, const char *unit, pid_t target, pid_t source)
 {
 	char state[32];
 	int r;
 
-	snprintf(state, sizeof(state), "MAINPID=%d", target->target->pid);
+	snprintf(state, sizeof(state), "MAINPID=%d", (int)target);
 	r = notify_as(source, state);
 	if (r < 0)
-		log_vm(LOG_CRIT, vm->pb->name, 0,
+		log_vm(LOG_CRIT, vm, 0,
 		       "systemd was not told that process %d is the main one of %s now: %s",
-		       target->target->pid, vm->pb->unit, strerror(-r));
+		       (int)target, unit, strerror(-r));
+}
+
+static void systemd_commit(struct context *ctx, struct vm *vm, const CustodyPut *target,
+			   pid_t source)
+{
+	systemd_set_main_process(vm->pb->name, vm->pb->unit, target->target->pid, source);
 }
 
 /* Restart=on-failure may bring it back, as another process. */

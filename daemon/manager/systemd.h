@@ -15,6 +15,9 @@ int systemd_new(struct context *ctx, struct systemd **ret_systemd, struct error 
 int systemd_run(struct systemd *s, const struct requester *from,
 		const Upgraded__V1__RunRequest *request, struct error *err);
 
+/* The target is @unit's main process from now on, says the source, which is still. */
+void systemd_set_main_process(const char *vm, const char *unit, pid_t target, pid_t source);
+
 /* At the start, when all that goes on is known: no other VM is kept from starting. */
 void systemd_release(struct context *ctx);
 

@@ -14,19 +14,18 @@
 #include "cleanup.h"
 #include "findings.h"
 #include "procfs.h"
+#include "system_bus.h"
 
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <systemd/sd-bus.h>
 #include <systemd/sd-daemon.h>
 
 #define BLOCKER	  UPGRADED__V1__SEVERITY__SEVERITY_BLOCKER
 #define NOTE	  UPGRADED__V1__SEVERITY__SEVERITY_NOTE
 #define SYSTEMD	  "org.freedesktop.systemd1"
 #define MANAGER	  "/org/freedesktop/systemd1", SYSTEMD ".Manager"
-#define PRIVATE	  "unix:path=/run/systemd/private"
 #define DROP_IN	  "50-upgraded.conf"
 #define RELOAD_US (60 * 1000000ULL)
 
@@ -84,27 +83,6 @@ int unit_of_cgroup(const char *cgroup, char **ret_unit, bool *ret_user)
 		return 0;
 	*ret_unit = strndup(found, len);
 	return *ret_unit ? 0 : -ENOMEM;
-}
-
-static int open_bus(sd_bus **ret_bus)
-{
-	sd_bus *bus = NULL;
-	int r;
-
-	if (sd_bus_open_system(ret_bus) >= 0)
-		return 0;
-	/* Without a bus daemon PID 1 itself is asked. */
-	r = sd_bus_new(&bus);
-	if (r >= 0)
-		r = sd_bus_set_address(bus, PRIVATE);
-	if (r >= 0)
-		r = sd_bus_start(bus);
-	if (r < 0) {
-		sd_bus_unref(bus);
-		return r;
-	}
-	*ret_bus = bus;
-	return 0;
 }
 
 /* 1, or 0 if no service is responsible for @pid. */
@@ -165,7 +143,7 @@ int unit_examine(struct upgrade *u, struct error *err)
 				    "the VMM may be the main process of %s, a unit of a user's own "
 				    "systemd, which would end the target together with the source",
 				    unit);
-	r = open_bus(&bus);
+	r = system_bus_open(&bus);
 	if (r >= 0)
 		r = read_service(bus, source_pid(u), &s);
 	if (r == -ENOMEM)
@@ -223,7 +201,7 @@ int unit_prepare(struct upgrade *u, struct error *err)
 
 	if (!u->unit)
 		return 0;
-	r = open_bus(&bus);
+	r = system_bus_open(&bus);
 	if (r >= 0)
 		r = sd_bus_set_method_call_timeout(bus, RELOAD_US);
 	if (r >= 0)

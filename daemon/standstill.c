@@ -24,7 +24,7 @@ bool process_is_dying(pid_t pid)
 {
 	static const char *const keys[] = { "\nSigPnd:", "\nShdPnd:" };
 	_cleanup_free_ char *status = NULL, *stat = NULL;
-	unsigned flags;
+	const char *flags;
 	char *p;
 	int r;
 
@@ -39,10 +39,8 @@ bool process_is_dying(pid_t pid)
 		if (p && strtoull(p + strlen(keys[i]), NULL, 16) >> (SIGKILL - 1) & 1)
 			return true;
 	}
-	/* Field 9 are the flags; the second one, the name, ends with the last ")". */
-	p = strrchr(stat, ')');
-	return !p || sscanf(p + 1, " %*c %*d %*d %*d %*d %*d %u", &flags) != 1 ||
-	       flags & PF_EXITING;
+	flags = proc_stat_field(stat, PROC_STAT_FLAGS);
+	return !flags || strtoul(flags, NULL, 10) & PF_EXITING;
 }
 
 int process_is_stopped(pid_t pid)
@@ -56,7 +54,8 @@ int process_is_stopped(pid_t pid)
 		return errno == ENOENT || errno == ESRCH ? 1 : -errno;
 	for (struct dirent *de; (de = readdir(dir));) {
 		_cleanup_close_ int fd = -EBADF;
-		char buf[512], *end;
+		const char *state;
+		char buf[512];
 		ssize_t n;
 
 		if (!isdigit((unsigned char)de->d_name[0]))
@@ -69,9 +68,8 @@ int process_is_stopped(pid_t pid)
 		if (n <= 0)
 			continue;
 		buf[n] = '\0';
-		/* The name may hold any character, even ')': the state follows the last one. */
-		end = strrchr(buf, ')');
-		if (!end || !strchr("TtZX", end[2]))
+		state = proc_stat_field(buf, PROC_STAT_STATE);
+		if (!state || !strchr("TtZX", *state))
 			return 0;
 	}
 	return 1;

@@ -9,23 +9,18 @@
 #include "cleanup.h"
 #include "procfs.h"
 
-#include <string.h>
-
 int process_start_time(pid_t pid, uint64_t *ret_ticks)
 {
 	_cleanup_free_ char *stat = NULL;
-	char *p;
+	const char *field;
 	int r;
 
 	r = proc_read(pid, "stat", &stat, NULL);
 	if (r < 0)
 		return r == -ENOENT ? -ESRCH : r;
-	/* Field 2, the name, may hold blanks and parentheses; field 3 follows its last ')'. */
-	p = strrchr(stat, ')');
-	for (int field = 2; p && field < 22; field++)
-		p = strchr(p + 1, ' ');
-	if (!p)
+	field = proc_stat_field(stat, PROC_STAT_START_TIME);
+	if (!field)
 		return -EBADMSG;
-	*ret_ticks = strtoull(p + 1, NULL, 10);
+	*ret_ticks = strtoull(field, NULL, 10);
 	return 0;
 }

@@ -78,6 +78,16 @@ int proc_read(pid_t pid, const char *name, char **ret_text, size_t *ret_len)
 	return r < 0 ? r : proc_read_path(path, ret_text, ret_len);
 }
 
+const char *proc_stat_field(const char *stat, enum proc_stat field)
+{
+	/* Field 2, the name, may hold blanks and parentheses; field 3 follows its last ')'. */
+	const char *p = strrchr(stat, ')');
+
+	for (int i = 2; p && i < (int)field; i++)
+		p = strchr(p + 1, ' ');
+	return p && p[1] ? p + 1 : NULL;
+}
+
 int proc_read_strv(pid_t pid, const char *name, char ***ret_v)
 {
 	_cleanup_free_ char *text = NULL;

@@ -30,4 +30,15 @@ int proc_readlink(pid_t pid, const char *name, char **ret_target);
 /* The path that it executes, without the " (deleted)" of a file that is gone. */
 int proc_read_exe(pid_t pid, char **ret_path);
 
+/* Fields of /proc/PID/stat, by their numbers in proc_pid_stat(5). */
+enum proc_stat {
+	PROC_STAT_STATE = 3,
+	PROC_STAT_FLAGS = 9,
+	PROC_STAT_START_TIME = 22,
+	PROC_STAT_EXIT_CODE = 52,
+};
+
+/* Where that field begins in the text @stat; NULL: it has none. */
+const char *proc_stat_field(const char *stat, enum proc_stat field);
+
 #endif

@@ -230,18 +230,17 @@ static bool reaped_code(int pidfd, int *ret_code)
 	return true;
 }
 
-/* While it is a zombie its stat has it, as the last field. */
+/* While it is a zombie its stat has it. */
 static bool zombie_code(pid_t pid, int *ret_code)
 {
 	_cleanup_free_ char *stat = NULL;
-	char *state, *last;
+	const char *state, *code;
 
 	if (proc_read(pid, "stat", &stat, NULL) < 0)
 		return false;
-	state = strrchr(stat, ')');
-	last = strrchr(stat, ' ');
-	return state && last && state[1] == ' ' && state[2] == 'Z' &&
-	       sscanf(last, "%d", ret_code) == 1;
+	state = proc_stat_field(stat, PROC_STAT_STATE);
+	code = proc_stat_field(stat, PROC_STAT_EXIT_CODE);
+	return state && *state == 'Z' && code && sscanf(code, "%d", ret_code) == 1;
 }
 
 /* How a process ended that is init's to reap: before, after, or just now. Waits for nothing. */

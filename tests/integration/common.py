@@ -10,6 +10,7 @@ import threading
 import time
 import unittest
 
+from answers import documents
 from host import Guest, UPGRADECTL, ROLLED_BACK, qemus, tell, wait_until
 
 OLD, NEW = list(qemus().values())[0], list(qemus().values())[-1]
@@ -37,12 +38,7 @@ def sh(*words, check=False, **options):
 def ctl(*words):
     """Returns (exit status, the JSON documents printed)."""
     r = sh(UPGRADECTL, "--json", *words)
-    decoder, documents, text = json.JSONDecoder(), [], r.stdout.strip()
-    while text:
-        document, end = decoder.raw_decode(text)
-        documents.append(document)
-        text = text[end:].strip()
-    return r.returncode, documents
+    return r.returncode, documents(r.stdout)
 
 
 def reports(name):
@@ -222,6 +218,12 @@ class Case(unittest.TestCase):
         if what:
             saw(f"{what}; the guest stood still for {gap:.0f} ms at most, 0 errors")
         return gap
+
+    def with_faults(self, *lines):
+        """Daemon and workers have these until the test ends."""
+        take_faults()
+        self.addCleanup(fault, "")
+        fault("\n".join(lines))
 
     def begin(self, guest):
         guest.mark(self.id().split(".")[-1])

@@ -5,8 +5,7 @@ loaded it, and nobody was told to run."""
 import os
 import signal
 
-from common import (FAULTS_SEEN, NEW, Attempt, Case, alive, ctl, daemon_pid, fault, processes, reports, saw, sh, shared,
-                    take_faults, unit)
+from common import (FAULTS_SEEN, NEW, Attempt, Case, alive, ctl, daemon_pid, processes, reports, saw, sh, shared, unit)
 from host import status_by_qmp, wait_until
 from test_foreign import Bare
 from test_rollback import Unstoppable
@@ -136,9 +135,7 @@ class Custody(Case):
 
     def killed_after_commit(self, vm, source):
         """The unit's main process is the target by now, which is told to run right after this."""
-        take_faults()
-        self.addCleanup(fault, "")
-        fault("worker.committed sleep 2000")
+        self.with_faults("worker.committed sleep 2000")
         attempt = Attempt(vm, NEW, *HELD_OPEN)
         wait_until(lambda: FAULTS_SEEN.exists() or attempt.report, 300, "COMMIT is in the journal")
         self.kill(attempt, source)
@@ -161,9 +158,7 @@ class Custody(Case):
             self.bare_is_brought_back(vm, vm.process.pid, self.killed_in_switch)
 
     def finished_by_another(self, *faults):
-        take_faults()
-        self.addCleanup(fault, "")
-        fault("\n".join(faults))
+        self.with_faults(*faults)
         with Bare("bare", NEW) as vm:
             self.assertEqual(vm.adopt()[0], 0)
             status, report = Attempt(vm, NEW).wait(200)

@@ -374,7 +374,7 @@ class Fleet(Case):
             for domain in domains:
                 domain.start(program)
             pids = {d.name: d.pid() for d in domains}
-            scopes = {d.name: d.scope() for d in domains}
+            cgroups = {d.name: d.cgroup() for d in domains}
             shutil.copy(os.path.realpath(NEW), f"{program}.new")
             os.rename(f"{program}.new", program)
             virsh("suspend", domains[3].name)  # what libvirt calls paused is upgraded, and stays paused
@@ -385,7 +385,7 @@ class Fleet(Case):
             self.assertEqual(status, 9 if any(d.private for d in domains) else 0)
             for d in domains:
                 self.assertEqual(virsh("domstate", d.name), "paused" if d is domains[3] else "running")
-                self.assertEqual(d.scope(), scopes[d.name])
+                self.assertEqual(d.cgroup(), cgroups[d.name])
                 self.assertEqual(d.pid() == pids[d.name], d.private)
             saw(f"{len(domains)} domains: {fleet['counts']}")
         finally:

@@ -23,6 +23,10 @@ def virsh(*words, check=True, timeout=120):
     return r.stdout.strip()
 
 
+def cgroup_of(pid):
+    return pathlib.Path(f"/proc/{pid}/cgroup").read_text()
+
+
 class Domain(Guest):
     def __init__(self, name, memory=320, smp=1, load_mem=64, machine_words="aux-ram-share=on", graphics=True, arguments=(), **options):
         super().__init__(name, memory=memory, smp=smp, load_mem=load_mem, **options)
@@ -127,7 +131,7 @@ class Domain(Guest):
 
     def scope(self):
         """The cgroup that libvirt made for it."""
-        text = pathlib.Path(f"/proc/{self.pid()}/cgroup").read_text().strip()
+        text = cgroup_of(self.pid()).strip()
         return pathlib.Path("/sys/fs/cgroup" + text.removeprefix("0::").split(".scope")[0] + ".scope")
 
     def emulators(self):
@@ -167,8 +171,8 @@ class Small:
     def pid(self):
         return int(pathlib.Path(f"/run/libvirt/qemu/{self.name}.pid").read_text())
 
-    def scope(self):
-        return pathlib.Path(f"/proc/{self.pid()}/cgroup").read_text()
+    def cgroup(self):
+        return cgroup_of(self.pid())
 
     def stop(self):
         virsh("destroy", self.name, check=False)

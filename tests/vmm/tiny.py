@@ -9,7 +9,6 @@ import array
 import contextlib
 import ctypes
 import fcntl
-import json
 import mmap
 import os
 import pathlib
@@ -18,12 +17,17 @@ import signal
 import socket
 import struct
 import subprocess
+import sys
 import tempfile
 import termios
 import threading
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+sys.path.append(str(ROOT / "tests/lib"))
+
+from answers import documents  # noqa: E402  pylint: disable=wrong-import-position
+
 BUILD = pathlib.Path(os.environ.get("UPGRADED_BUILD", ROOT / "build/user"))
 TINYVMM = BUILD / "tests/vmm/tinyvmm"
 UPGRADED = BUILD / "daemon/upgraded"
@@ -339,12 +343,7 @@ class Host:
         """(exit status, [JSON documents])"""
         r = subprocess.run([UPGRADECTL, "--json", "--socket", self.run / "control.sock", *map(str, words)],
                            capture_output=True, text=True, timeout=150, check=False)
-        decoder, documents, text = json.JSONDecoder(), [], r.stdout.strip()
-        while text:
-            document, end = decoder.raw_decode(text)
-            documents.append(document)
-            text = text[end:].strip()
-        return r.returncode, documents
+        return r.returncode, documents(r.stdout)
 
     def reports(self, name):
         """Of all upgrades of a VM, the last one first."""
@@ -352,8 +351,8 @@ class Host:
 
     def upgrade(self, guest, *options):
         """(exit status, report)"""
-        status, documents = self.ctl("upgrade", guest.name, *options)
-        return status, documents[-1] if documents else {}
+        status, answers = self.ctl("upgrade", guest.name, *options)
+        return status, answers[-1] if answers else {}
 
     def begin(self, guest, *options):
         """An upgrade in a thread; .join() gives what upgrade() gives."""

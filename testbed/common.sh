@@ -74,14 +74,22 @@ mirror() {
 
 # private_apt_begin DIR: fetch the package lists of the emulated host's suites into DIR.
 # Then private_apt COMMAND... is apt-get, and private_apt_cache is apt-cache, on those lists.
-private_apt_begin() {
-	local uri
+private_apt_begin() { private_apt_lists deb "$1" "$suite" "$suite-backports"; }
+
+# private_apt_sources DIR SUITE...: the same with the source packages of these suites.
+private_apt_sources() { private_apt_lists deb-src "$@"; }
+
+private_apt_lists() {
+	local type=$1 uri from
 	uri=$(mirror)
 	[ -n "$uri" ] || die "no apt source here offers this release's main component; is this a Debian system?"
-	private_apt_dir=$1
-	mkdir -p "$1/lists/partial" "$1/archives/partial" "$1/parts"
-	: >"$1/status"
-	printf 'deb [signed-by=%s] %s %s main\n' "$keyring" "$uri" "$suite" "$keyring" "$uri" "$suite-backports" >"$1/parts/testbed.list"
+	private_apt_dir=$2
+	shift 2
+	mkdir -p "$private_apt_dir/lists/partial" "$private_apt_dir/archives/partial" "$private_apt_dir/parts"
+	: >"$private_apt_dir/status"
+	for from; do
+		printf '%s [signed-by=%s] %s %s main\n' "$type" "$keyring" "$uri" "$from"
+	done >"$private_apt_dir/parts/testbed.list"
 	private_apt -qq update >&2
 }
 private_apt_options() {

@@ -189,8 +189,17 @@ class KernelOnly(TestCase):
         done = self.run_small("cat", "/sys/module/kvm/parameters/tdp_mmu", options=("--append", "kvm.tdp_mmu=0"))
         self.assertEqual(done.stdout, "N\n", done.stderr)
 
+    def test_a_tree_lies_over_the_root(self):
+        for name, text in (("etc/in-etc", "over\n"), ("lib/in-usr", "too\n")):
+            path = pathlib.Path(self.share, "tree", name)
+            path.parent.mkdir(parents=True)
+            path.write_text(text)
+        done = self.run_small("cat", "/etc/in-etc", "/usr/lib/in-usr", options=("--over", f"{self.share}/tree"))
+        self.assertEqual(done.stdout, "over\ntoo\n", done.stderr)
+
     def test_wrong_usage_is_2(self):
-        for argv in (["--kernel-only"], ["--no-such-option", "--", "true"], ["--share", "/no/such/folder", "--", "true"]):
+        for argv in (["--kernel-only"], ["--no-such-option", "--", "true"], ["--share", "/no/such/folder", "--", "true"],
+                     ["--over", "/no/such/folder", "--", "true"]):
             self.assertEqual(run(*argv).returncode, 2, argv)
 
 

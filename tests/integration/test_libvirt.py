@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Domains of an unpatched libvirt, upgraded in place; tests/libvirt/run brings a root file system that has libvirt."""
 
+import functools
 import json
 import os
 import pathlib
@@ -24,8 +25,24 @@ DOMAINS = int(os.environ.get("UPGRADED_LIBVIRT_DOMAINS", "20"))
 TABLE = pathlib.Path("/mnt/share/build/test-results/libvirt-commands.json")
 
 
+@functools.cache
+def daemon():
+    """Which of libvirt's daemons has the QEMU driver: libvirtd, or virtqemud where that one is masked."""
+    masked = sh("systemctl", "show", "libvirtd.service", "-p", "LoadState", "--value").stdout.strip() == "masked"
+    return "virtqemud" if masked else "libvirtd"
+
+
 def libvirt():
-    subprocess.run(["systemctl", "start", "virtlogd.socket", "libvirtd.socket"], check=True)
+    subprocess.run(["systemctl", "start", "virtlogd.socket", f"{daemon()}.socket"], check=True)
+
+
+def libvirts_pid():
+    """Of the daemon that has the driver, and it is the one that was meant."""
+    pid = int(pathlib.Path("/run/libvirt/qemu/driver.pid").read_text())
+    program = os.readlink(f"/proc/{pid}/exe")
+    if program != f"/usr/sbin/{daemon()}":
+        raise AssertionError(f"libvirt's QEMU driver is in {program}, not in {daemon()}")
+    return pid
 
 
 def loaded():
@@ -62,6 +79,7 @@ class Libvirt(Case):
             self.assertEqual(pathlib.Path(f"/run/libvirt/qemu/{guest.name}.pid").read_text().strip(), str(target))
             self.assertIn("VM status: running", virsh("qemu-monitor-command", guest.name, "--hmp", "info status"))
             self.assertIn(guest.name, sh("machinectl", "list", "--no-pager").stdout)
+            saw(f"libvirt's daemon is {daemon()}, process {libvirts_pid()}")
 
     def test_vcpus_are_in_their_cgroups(self):
         guest = self.guest()
@@ -199,13 +217,13 @@ class Recorder:
 
 def out_of_service_ms():
     """From the end of libvirt's daemon to when the next one says that it is ready, at its last restart."""
-    lines = sh("systemctl", "show", "libvirtd.service", "-p", "ActiveExitTimestampMonotonic,ActiveEnterTimestampMonotonic").stdout
+    lines = sh("systemctl", "show", f"{daemon()}.service", "-p", "ActiveExitTimestampMonotonic,ActiveEnterTimestampMonotonic").stdout
     at = dict(line.split("=") for line in lines.splitlines())
     return (int(at["ActiveEnterTimestampMonotonic"]) - int(at["ActiveExitTimestampMonotonic"])) / 1000
 
 
 def restarted_ms():
-    subprocess.run(["systemctl", "restart", "libvirtd.service"], check=True)
+    subprocess.run(["systemctl", "restart", f"{daemon()}.service"], check=True)
     return out_of_service_ms()
 
 
@@ -288,14 +306,14 @@ class Kills(Case):
     # The state is in custody: the source is not needed any more, and libvirt does not see it go.
     CELLS += [(point, "source") for point in ("state-whole", "frozen", "held", "committed", "ran")]
     CELLS += [(point, who) for point in ("examined", "target-started", "verified", "frozen", "held", "committed", "ran")
-              for who in ("libvirtd", "upgraded")]
-    CELLS += [("finished", "upgraded")]  # libvirtd is between its end and its start
+              for who in ("libvirt", "upgraded")]
+    CELLS += [("finished", "upgraded")]  # libvirt's daemon is between its end and its start
     # As of any VMM that dies under its guest.
     ENDS = [("verified", "source"), ("ran", "target")]
 
     def kill(self, who, attempt, source):
-        if who == "libvirtd":
-            pid = int(pathlib.Path("/run/libvirt/qemu/driver.pid").read_text())
+        if who == "libvirt":
+            pid = libvirts_pid()
         elif who == "upgraded":
             pid = daemon_pid()
         elif who == "source":

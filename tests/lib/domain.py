@@ -13,6 +13,8 @@ from xml.sax.saxutils import escape
 from host import TOOLS, Guest
 
 LOG = pathlib.Path("/var/log/libvirt/qemu")
+# Debian's virsh looks for libvirtd alone when it is not told whom to ask.
+os.environ["LIBVIRT_DEFAULT_URI"] = "qemu:///system"
 
 
 def virsh(*words, check=True, timeout=120):

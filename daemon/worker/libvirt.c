@@ -145,7 +145,7 @@ int libvirt_hold_connections(struct upgrade *u, const struct source_fd *fds, siz
 	if (!found.n) {
 		error_set(err, -ENOTCONN, "libvirt's daemon is not connected to %s",
 			  u->start->vm->name);
-		error_hint(err, "virsh domstate %s; systemctl status libvirtd.service",
+		error_hint(err, "virsh domstate %s; systemctl status libvirtd virtqemud",
 			   u->start->vm->name);
 		return -ENOTCONN;
 	}

@@ -194,12 +194,12 @@ static void history_on_a_read_only_file_system_is_read(void **state)
 	struct fixture *f = *state;
 	_cleanup_(history_freep) struct history *h = NULL;
 
-	if (mount("tmpfs", f->dir, "tmpfs", 0, "size=1m") < 0)
+	if (geteuid() || mount("none", f->dir, "tmpfs", 0, "size=1m"))
 		skip();
 	h = open_history(f, 1 << 20, 0);
 	append(h, 1, "a");
 	history_freep(&h);
-	assert_int_equal(mount(NULL, f->dir, NULL, MS_REMOUNT | MS_RDONLY, NULL), 0);
+	assert_int_equal(mount("none", f->dir, "tmpfs", MS_REMOUNT | MS_RDONLY, "size=1m"), 0);
 	h = open_history(f, 1 << 20, 1);
 	append(h, 2, "a");
 	assert_reads(h, "", 0, "a:1 ");

@@ -57,7 +57,7 @@ class Cell:
 def boundaries():
     """Those of daemon and worker are words with a dot, those of a VMM "ROLE POINT"."""
     points = re.findall(r'POINT\(\w+, "([\w.-]+)"\)', (ROOT / "daemon/fault_point.h").read_text())
-    callbacks = re.findall(r'fault_at\(vm->fault, "(\w+)", "(\w+)"\)', (ROOT / "tests/vmm/tinyvmm.c").read_text())
+    callbacks = re.findall(r'fault_at\(f->path, "(\w+)", "(\w+)"\)', (ROOT / "tests/vmm/fault.c").read_text())
     return points + [" ".join(c) for c in callbacks]
 
 

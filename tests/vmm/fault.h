@@ -3,10 +3,16 @@
 #ifndef TINYVMM_FAULT_H
 #define TINYVMM_FAULT_H
 
-/*
- * Does what the file @path (NULL: nothing) orders for @role ("source", "target")
- * at @point. 0, or the -EIO of an ordered failure.
- */
-int fault_at(const char *path, const char *role, const char *point);
+#include "upgraded.h"
+
+/* The callbacks @ops with their @userdata, and before and after them what the file @path orders. */
+struct faulty {
+	const char *path; /* NULL: nothing */
+	const struct upgraded_ops *ops;
+	void *userdata;
+};
+
+/* For upgraded_new(), with a struct faulty. */
+extern const struct upgraded_ops faulty_ops;
 
 #endif

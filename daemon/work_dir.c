@@ -21,6 +21,9 @@
 #include <string.h>
 #include <sys/stat.h>
 
+/* Far more directories than any honest source leaves. */
+#define DIRS_MAX 100000
+
 char *work_dir_path(const char *runtime_dir, const char *name)
 {
 	char *path;
@@ -64,24 +67,63 @@ static char *worker_file(const char *path)
 	return asprintf(&file, "%s.worker", path) < 0 ? NULL : file;
 }
 
+static DIR *open_dir_at(int parent, const char *name)
+{
+	int fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+
+	if (!dir)
+		closep(&fd);
+	return dir;
+}
+
+/* Removes the files of @dir. Its directories move into @top, where they are found again. */
+static void empty(DIR *dir, int top, unsigned *moves)
+{
+	struct dirent *entry;
+	char name[32];
+
+	while ((entry = readdir(dir))) {
+		if (!strcmp(entry->d_name, ".") || !strcmp(entry->d_name, "..") ||
+		    !unlinkat(dirfd(dir), entry->d_name, 0) || errno != EISDIR)
+			continue;
+		snprintf(name, sizeof(name), ".removed-%u", ++*moves);
+		(void)renameat(dirfd(dir), entry->d_name, top, name);
+	}
+}
+
+/*
+ * The source's user may put directories into it, as deep as they like, and links to
+ * anywhere. So no link is followed, and nothing recurses: a directory in it is emptied
+ * of its own into the top one until there are none. Who makes them faster than that
+ * wins, for as long as they go on.
+ */
 void work_dir_remove(const char *path)
 {
 	_cleanup_free_ char *file = worker_file(path);
-	_cleanup_closedir_ DIR *dir = NULL;
+	_cleanup_closedir_ DIR *top = NULL;
+	unsigned moves = 0, dirs = 0;
 	struct dirent *entry;
-	int fd;
 
 	if (file)
 		unlink(file);
-	fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	dir = fd < 0 ? NULL : fdopendir(fd);
-	if (!dir) {
-		closep(&fd);
+	top = open_dir_at(AT_FDCWD, path);
+	if (!top)
 		return;
+	while (dirs < DIRS_MAX && (entry = readdir(top))) {
+		_cleanup_closedir_ DIR *sub = NULL;
+
+		if (!strcmp(entry->d_name, ".") || !strcmp(entry->d_name, "..") ||
+		    !unlinkat(dirfd(top), entry->d_name, 0) || errno != EISDIR)
+			continue;
+		dirs++;
+		sub = open_dir_at(dirfd(top), entry->d_name);
+		if (sub)
+			empty(sub, dirfd(top), &moves);
+		(void)unlinkat(dirfd(top), entry->d_name, AT_REMOVEDIR);
+		/* What came into it may stand before this place. */
+		rewinddir(top);
 	}
-	while ((entry = readdir(dir)))
-		if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
-			unlinkat(dirfd(dir), entry->d_name, 0);
 	if (rmdir(path) < 0)
 		log_line(LOG_WARNING, "cannot remove %s: %m", path);
 }

@@ -17,6 +17,7 @@ OLD, NEW = list(qemus().values())[0], list(qemus().values())[-1]
 # The emulated host is slow: less memory and a slower beat leave it some time for the VMMs.
 LIGHT = {"load_mem": 32, "heartbeat_us": 4000,
          "cmdline": "load.mem_rate=400 load.net_pause_us=40000 load.disk_pause_ms=300"}
+BOOT_SECONDS = 300  # for a guest on a machine that is slow, and busy with another emulated host
 MONITOR_PORT = 5555
 # Read by the daemon and the workers (daemon/fault_point.c); the tests write it.
 FAULTS = pathlib.Path("/run/upgraded-faults/list")
@@ -119,7 +120,7 @@ def circumstances():
 
 
 def started(guest, binary):
-    guest.start(binary, ready=150)
+    guest.start(binary, ready=BOOT_SECONDS)
     return guest
 
 

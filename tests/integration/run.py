@@ -24,10 +24,10 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "lib")]
 import common
 from host import tell
 
-# In this order: the first finds upgraded as systemd started it, the next four share a guest.
-MODULES = ["activation", "series", "rollback", "custody", "wrong_target", "across_versions", "foreign", "systemd"]
+# In this order: the first finds upgraded as systemd started it, the next five share a guest, of two vCPUs first and then of one.
+MODULES = ["activation", "series", "rollback", "endurance", "custody", "wrong_target", "across_versions", "foreign", "systemd"]
 RESULTS = HERE.parent.parent / "build/test-results"
-TEST_SECONDS = 480  # unless the test has an attribute seconds
+TEST_SECONDS = 900  # unless the test has an attribute seconds
 UNFINISHED = "the test was running when everything ended"
 
 

@@ -61,7 +61,7 @@ class Custody(Case):
         self.healthy(guest, what)
 
     def test_what_is_held_is_shown_and_stored_and_gone_afterwards(self):
-        guest, seen = shared(), {}
+        guest, seen = shared(1), {}
         wait_stored(0)
 
         def look(attempt, source):
@@ -80,7 +80,7 @@ class Custody(Case):
             ", ".join(f"{n} {i['fds']} fds, pins {int(i['pinned']) >> 20} MiB" for n, i in held.items()))
 
     def test_restart_of_the_daemon_in_the_middle_is_a_rollback(self):
-        guest = shared()
+        guest = shared(1)
 
         def restart(attempt, source):
             sh("systemctl", "restart", "upgraded.service", check=True)
@@ -102,7 +102,7 @@ class Custody(Case):
             os.kill(pid, signal.SIGCONT)
 
     def test_both_vmms_killed_the_guest_goes_on_in_its_unit(self):
-        guest = shared()
+        guest = shared(1)
         source, attempt = self.begin_with(guest, self.kill)
         _, report = attempt.wait()
         self.brought_back(guest, source, report, "both VMMs killed in SWITCH")
@@ -111,7 +111,7 @@ class Custody(Case):
         saw(f"vmm@web.service was started anew {after['NRestarts']} times, the guest was not")
 
     def test_both_vmms_and_the_daemon_killed_the_guest_goes_on(self):
-        guest = shared()
+        guest = shared(1)
         source, attempt = self.begin_with(guest, lambda attempt, source: self.kill(attempt, source, daemon=True))
         report = settled(guest.name)
         attempt.process.kill()
@@ -119,7 +119,7 @@ class Custody(Case):
         self.assertEqual(unit("vmm@web.service", "MainPID")["MainPID"], str(guest.pid()))
 
     def test_upgrade_works_after_all_of_it(self):
-        guest = shared()
+        guest = shared(1)
         source = self.begin(guest)
         status, report = guest.upgrade(NEW)
         self.committed(guest, status, report, source)

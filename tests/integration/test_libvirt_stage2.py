@@ -7,7 +7,7 @@ import pathlib
 import shutil
 import signal
 
-from common import Attempt, Case, kept, saw
+from common import LIGHT, Attempt, Case, kept, saw, started
 from domain import Domain, virsh
 from test_libvirt import libvirt
 from test_rollback import not_after_commit, target_gets
@@ -23,7 +23,7 @@ def start():
     for program in (SOURCE, TARGET):
         shutil.copy(PATCHED, program)
         os.chmod(program, 0o755)
-    return Domain("web", machine_words="aux-ram-share=on,guest-memfd=on", graphics=False, arguments=FIRMWARE).start(SOURCE)
+    return started(Domain("web", machine_words="aux-ram-share=on,guest-memfd=on", graphics=False, arguments=FIRMWARE, **LIGHT), SOURCE)
 
 
 class Stage2(Case):

@@ -1,21 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Upgrades that work: what systemd, the files of the command line and the daemon look like afterwards; twenty in a row."""
+"""Upgrades that work: what systemd, the files of the command line and the daemon look like afterwards."""
 
 import grp
 import hashlib
 import json
-import os
 import pathlib
 import socket
-import time
 
-from common import MONITOR_PORT, NEW, UPGRADECTL, Attempt, Case, ctl, daemon_pid, saw, sh, shared, status_of, unit
-from host import tell, wait_until
+from common import MONITOR_PORT, NEW, UPGRADECTL, Attempt, Case, ctl, daemon_pid, saw, sh, shared, unit
+from host import wait_until
 
-ROUNDS = 20
 DENIED, GRANTED, ENDED = ("d10c975cd2cc4195ac2fad9089caa2ed", "922201bc05284128904df43a0bac9c9e",
                           "0deee85b92c94f71ae6d74d24d60a662")  # daemon/audit.c
-SETTLED = 3  # rounds after which the daemon has everything it keeps
 PHASES = ["prepare", "check", "freeze", "load", "switch", "run", "done"]
 REPORT_KEYS = {"outcome", "tier", "source_version", "target_version", "source_binary", "target_binary", "source", "target",
                "phases", "blackout_ms", "total_ms", "state_bytes", "fds", "findings", "error", "upgrade_id", "vm"}
@@ -102,8 +98,8 @@ class Series(Case):
         ms = {p: (attempt.told[p] - attempt.entered["done"]) * 1000 for p in ("freeze", "load", "switch", "run", "done")}
         saw("told, in ms after the guest went on: " + ", ".join(f"{p} {t:.0f}" for p, t in ms.items()))
         self.assertLess(attempt.told["freeze"], attempt.entered["load"])
-        # A blackout of more than a second is told of while it lasts.
-        if report["blackout_ms"] < 900:
+        # What takes more than a second is told of while it lasts.
+        if attempt.entered["done"] - attempt.entered["freeze"] < 0.9:
             self.assertGreater(min(ms[p] for p in ("load", "switch", "run", "done")), 0)
         self.healthy(guest)
 
@@ -135,33 +131,3 @@ class Series(Case):
         status, report = guest.upgrade(NEW)
         self.committed(guest, status, report, source)
         self.healthy(guest, "the restarted daemon knew the VM and upgraded it")
-
-    def test_twenty_in_a_row(self):
-        guest = shared()
-        self.begin(guest)
-        generation, daemon, figures, pauses, begin = guest.show()["generation"], daemon_pid(), [], [], time.monotonic()
-        for n in range(1, ROUNDS + 1):
-            source = guest.pid()
-            guest.mark(f"round {n}")
-            status, report = guest.upgrade(NEW)
-            self.committed(guest, status, report, source)
-            pauses.append(guest.window(f"round {n}")["longest_gap"]["ms"])
-            figures.append((len(os.listdir(f"/proc/{daemon}/fd")), int(status_of(daemon)["VmRSS"].split()[0])))
-            if n % 5 == 0:
-                tell(f"      {n} commits, pauses of {', '.join(f'{p:.0f}' for p in pauses[-5:])} ms; daemon {figures[-1][0]} fds, "
-                     f"{figures[-1][1]} KiB")
-        guest.mark(self.id().split(".")[-1])
-        self.healthy(guest)
-        total = guest.status()["ticks"]
-        self.assertEqual((total["lost"], total["duplicated"]), (0, 0), total)
-        self.assertEqual(guest.show()["generation"], generation + ROUNDS)
-        self.assertEqual(daemon_pid(), daemon, "the daemon is another one")
-        (fds, rss), (fds_end, rss_end) = figures[SETTLED - 1], figures[-1]
-        saw(f"{ROUNDS} commits in {time.monotonic() - begin:.0f} s, 0 errors; pauses {min(pauses):.0f} to {max(pauses):.0f} ms, "
-            f"median {sorted(pauses)[ROUNDS // 2]:.0f}")
-        saw(f"the daemon's fds after each round: {[f for f, _ in figures]}")
-        saw(f"its VmRSS in KiB: {[r for _, r in figures]}")
-        self.assertLessEqual(fds_end, fds, f"fds grew: {figures}")
-        self.assertLess(rss_end - rss, 1024, f"memory grew: {figures}")
-
-    test_twenty_in_a_row.seconds = 1200

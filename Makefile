@@ -86,7 +86,7 @@ check-testbed: ## the emulated host's own tests only
 
 check-integration: ## upgrades, rollbacks and refusals in the emulated host only
 	@testbed/deps build testbed
-	@tests/check integration
+	@tests/check integration custody
 
 check-kernel: ## the kernel extension: its tests, and the kernel's own, in a kernel full of assertions
 	@testbed/deps build testbed kernel

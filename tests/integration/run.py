@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The integration tests, inside the emulated host: one line per test, as it ends.
 
-    testbed/run --share REPO -- python3 /mnt/share/tests/integration/run.py [--module NAME] [--results NAME] [--resume] [PATTERN]...
+    testbed/run --share REPO -- python3 /mnt/share/tests/integration/run.py [--module NAME[,NAME]...] [--results NAME] [--resume] [PATTERN]...
 
 PATTERN is a part of a test's name. --module runs test_NAME.py instead of the usual ones (tests/tiers/run does).
 The outcome of every test is in build/test-results/integration.json, or NAME.json, from the moment
@@ -119,7 +119,7 @@ def main(options):
     results, begin = Results(RESULTS / f"{options.results}.json", options.resume), time.monotonic()
     results.write()
     try:
-        chosen = list(tests([options.module] if options.module else MODULES, options.pattern, options.short))
+        chosen = list(tests(options.module.split(",") if options.module else MODULES, options.pattern, options.short))
         if not chosen:
             tell("no test has such a name: " + " ".join(options.pattern))
         for test in chosen:

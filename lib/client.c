@@ -18,7 +18,12 @@
 #include <sys/time.h>
 #include <sys/un.h>
 
-#define HELLO_TIMEOUT_MS 5000
+/*
+ * The connection waits in the socket's queue while systemd starts the daemon, or
+ * replaces one that hangs (WatchdogSec=30s), and while it takes up the upgrades of
+ * the one before.
+ */
+#define HELLO_TIMEOUT_MS 45000
 #define SEND_TIMEOUT_S	 5
 
 int client_errno(Upgraded__V1__ErrorCode code)

@@ -22,8 +22,8 @@ import time
 import unittest
 
 from case import Case
-from tiny import (COMMITTED, LOST, REFUSED, ROLLED_BACK, ROOT, TINYVMM, Host, alive, best_tier, fds_of, kvm_offers,
-                  wait_until)
+from tiny import (COMMITTED, LOST, REFUSED, ROLLED_BACK, ROOT, TINYVMM, UPGRADECTL, Host, alive, best_tier, fds_of,
+                  kvm_offers, wait_until)
 
 UPGRADES = 20
 
@@ -312,6 +312,16 @@ class DaemonDies(Native):
             self.host.start()
             self.check_guest(pid)
             self.upgrade()
+
+    def test_one_that_takes_long_to_start_is_waited_for(self):
+        os.kill(self.host.daemon.pid, signal.SIGSTOP)
+        try:
+            asked = subprocess.Popen([UPGRADECTL, "--socket", self.host.run / "control.sock", "list"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+            with self.assertRaises(subprocess.TimeoutExpired, msg="an answer without a daemon"):
+                asked.wait(7)
+        finally:
+            os.kill(self.host.daemon.pid, signal.SIGCONT)
+        self.assertEqual((asked.communicate(timeout=20)[1], asked.returncode), ("", 0))
 
     def test_before_commit_the_upgrade_is_undone(self):
         for order in ("target verify sleep", "source frozen sleep", "target load sleep",

@@ -124,7 +124,14 @@ static void on_ended(const char *how, void *userdata)
 	check_end(c);
 }
 
-static const struct worker_ops check_ops = { on_message, on_ended };
+static uint64_t silence_us(void *userdata)
+{
+	const struct check *c = userdata;
+
+	return worker_silence_us(c->start, false);
+}
+
+static const struct worker_ops check_ops = { on_message, on_ended, silence_us };
 
 static int check_start(struct check *c, struct error *err)
 {
@@ -151,7 +158,6 @@ static int check_start(struct check *c, struct error *err)
 		.start = c->start,
 		.source_pidfd = c->vm->pidfd,
 		.target_pidfd = -EBADF,
-		.silence_us = worker_silence_us(c->start->phase_timeout_us),
 		.ops = &check_ops,
 		.userdata = c,
 	};

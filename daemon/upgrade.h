@@ -11,12 +11,6 @@
 /* How long a worker may take to end after its last message. */
 #define WORKER_END_US (10 * 1000000ULL)
 
-/* A worker keeps its own deadlines; one that says nothing for so long is stuck. */
-static inline uint64_t worker_silence_us(uint64_t phase_timeout_us)
-{
-	return 2 * phase_timeout_us + 10 * 1000000ULL;
-}
-
 struct upgrade;
 
 /* Queues one. The answer, the events and the report go to @from. */

@@ -232,8 +232,7 @@ static int await_past_worker(struct upgrade *u)
 	if (r < 0)
 		return r;
 	return sd_event_add_time_relative(u->ctx->event, &u->past_limit, CLOCK_MONOTONIC,
-					  worker_silence_us(u->start->phase_timeout_us), 0,
-					  on_past_limit, u);
+					  worker_silence_us(u->start, true), 0, on_past_limit, u);
 }
 
 /* From the fd store; without it, the journal knows who the target is. */

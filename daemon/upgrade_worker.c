@@ -315,7 +315,15 @@ static void on_ended(const char *how, void *userdata)
 	upgrade_recover(u, why);
 }
 
-static const struct worker_ops upgrade_ops = { on_message, on_ended };
+uint64_t upgrade_silence_us(void *userdata)
+{
+	const struct upgrade *u = userdata;
+	bool first = u->next_worker_mode == UPGRADED__V1__WORKER_MODE__WORKER_UPGRADE;
+
+	return worker_silence_us(u->start, !first || u->committed || u->phase == PHASE(ROLLBACK));
+}
+
+static const struct worker_ops upgrade_ops = { on_message, on_ended, upgrade_silence_us };
 
 int upgrade_open_target(struct upgrade *u, int *ret_fd)
 {
@@ -391,7 +399,6 @@ int upgrade_run_worker(struct upgrade *u, Upgraded__V1__WorkerMode mode, struct 
 		.start = &start,
 		.source_pidfd = u->source_pidfd,
 		.target_pidfd = target,
-		.silence_us = worker_silence_us(start.phase_timeout_us),
 		.noted = true,
 		.ops = &upgrade_ops,
 		.userdata = u,

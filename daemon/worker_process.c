@@ -16,6 +16,7 @@
 
 #include "log.h"
 #include "work_dir.h"
+#include "worker/deadlines.h"
 
 #include <fcntl.h>
 #include <signal.h>
@@ -29,6 +30,7 @@
 
 #define WORKER_SOCKET_FD 3
 #define HELD_PER_PACKET	 SCM_RIGHTS_MAX
+#define MARGIN_US	 (10 * 1000000ULL)
 
 extern char **environ;
 
@@ -45,6 +47,20 @@ struct worker_process {
 	sd_event_source *silence;
 	bool last_words; /* silence now means "should have ended" */
 };
+
+uint64_t worker_silence_us(const WorkerStart *start, bool last_resort)
+{
+	uint64_t phase = start->phase_timeout_us ?: DEFAULT_PHASE_LIMIT_US;
+	uint64_t blackout = start->max_blackout_us ?: DEFAULT_BLACKOUT_LIMIT_US;
+	/* Examining and preparing, with not a word in between; or the freeze. */
+	uint64_t longest = 2 * phase > blackout ? 2 * phase : blackout;
+
+	/* A target from custody is started before it can be given up. */
+	if (last_resort)
+		longest = (phase > REBUILD_LEAST_US ? phase : REBUILD_LEAST_US) + LAST_RESORT_US +
+			  LAST_RESORT_MORE_US;
+	return longest + MARGIN_US;
+}
 
 static void kill_worker(struct worker_process *w, const char *why)
 {
@@ -69,13 +85,14 @@ static int deliver(struct worker_process *w)
 		kill_worker(w, "sent what cannot be understood");
 		return r;
 	}
-	if (w->silence && !w->last_words)
-		sd_event_source_set_time_relative(w->silence, w->order.silence_us);
 	r = w->order.ops->message(env, &fds, w->order.userdata);
 	if (r < 0) {
 		kill_worker(w, "broke the contract");
 		return r;
 	}
+	if (w->silence && !w->last_words)
+		sd_event_source_set_time_relative(w->silence,
+						  w->order.ops->silence_us(w->order.userdata));
 	return 1;
 }
 
@@ -194,7 +211,8 @@ static int watch(struct worker_process *w)
 		r = sd_event_source_set_priority(w->child, SD_EVENT_PRIORITY_NORMAL + 10);
 	if (r >= 0)
 		r = sd_event_add_time_relative(w->event, &w->silence, CLOCK_MONOTONIC,
-					       w->order.silence_us, 0, on_silence, w);
+					       w->order.ops->silence_us(w->order.userdata), 0,
+					       on_silence, w);
 	return r;
 }
 

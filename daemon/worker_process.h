@@ -18,6 +18,8 @@ struct worker_ops {
 	/* It is dead and all it sent was delivered. The callee frees it. @how says
 	 * what became of it ("ended with status 1"). */
 	void (*ended)(const char *how, void *userdata);
+	/* For how long it may say nothing, from its last message on: then it is killed. */
+	uint64_t (*silence_us)(void *userdata);
 };
 
 struct worker_order {
@@ -25,11 +27,16 @@ struct worker_order {
 	WorkerStart *start;  /* borrowed */
 	int source_pidfd;    /* borrowed */
 	int target_pidfd;    /* borrowed; -EBADF: none */
-	uint64_t silence_us; /* it is killed after saying nothing for so long */
 	bool noted;	     /* in the order's work directory, for a daemon that comes later */
 	const struct worker_ops *ops;
 	void *userdata;
 };
+
+/*
+ * A worker keeps its own deadlines; one that says nothing for so long hangs.
+ * @last_resort: it may be undoing, finishing or starting a target from custody by now.
+ */
+uint64_t worker_silence_us(const WorkerStart *start, bool last_resort);
 
 /* Starts one and gives it its order. Nothing is left running on failure. */
 int worker_process_start(sd_event *event, const struct worker_order *order,

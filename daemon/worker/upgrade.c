@@ -17,6 +17,7 @@
 #include "upgrade.h"
 
 #include "confine.h"
+#include "deadlines.h"
 #include "fault_point.h"
 #include "hold.h"
 #include "link.h"
@@ -25,9 +26,6 @@
 
 #include <string.h>
 
-/* A guest must not stand still for long because somebody hangs. */
-#define DEFAULT_BLACKOUT_LIMIT_US (10 * 1000000ULL)
-#define DEFAULT_PHASE_LIMIT_US	  (60 * 1000000ULL)
 /*
  * An event wakes the daemon, the log and whoever watches, and what they do takes
  * processor time. So FREEZE is told a moment before the guest is stopped, and
@@ -37,10 +35,6 @@
 #define BEFORE_FREEZE_US 50000
 #define AFTER_RUN_US	 250000
 #define QUIET_US	 1000000
-/* Undoing and finishing have no alternative: they get time of their own. */
-#define LAST_RESORT_US (60 * 1000000ULL)
-/* Nor has this, but another try may do better than a target that hangs. */
-#define REBUILD_LEAST_US (5 * 1000000ULL)
 
 #define PHASE(p)   UPGRADED__V1__PHASE__PHASE_##p
 #define OUTCOME(o) UPGRADED__V1__OUTCOME__OUTCOME_##o

@@ -24,8 +24,8 @@ from fds import sockets_of  # noqa: E402
 from tiny import alive, fds_of, wait_until  # noqa: E402
 
 TIMEOUT_S, BLACKOUT_MS = 1, 1500
-SILENCE_S = 2 * TIMEOUT_S + 10  # worker_silence_us()
 REBUILD_S = 5  # what a target from custody gets at least
+SILENCE_S = REBUILD_S + 60 + 20 + 10  # worker_silence_us() of one that undoes or finishes; less of others
 STOPPED_S = 5  # for how long the daemon is stopped
 RECOVERY_S = 5  # beyond the deadlines
 INJECT = ROOT / "build/fault/inject.so"

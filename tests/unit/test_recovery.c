@@ -21,6 +21,7 @@
 #include "recover.h"
 #include "upgrade_state.h"
 #include "work_dir.h"
+#include "worker/deadlines.h"
 #include "worker/device_state.h"
 
 #include <signal.h>
@@ -316,6 +317,19 @@ static int ask_commit(bool parked)
 	return ask(&env, NULL, 0);
 }
 
+static int say_once_and_hang(void)
+{
+	Upgraded__V1__Event event = UPGRADED__V1__EVENT__INIT;
+	Envelope env = ENVELOPE_INIT;
+
+	env.body_case = BODY(EVENT);
+	env.event = &event;
+	if (wire_send(3, &env, NULL, 0) < 0)
+		return 1;
+	sleep(20);
+	return 1;
+}
+
 /* What runs when TEST_WORKER is set, in place of a worker. */
 static int be_worker(const char *what)
 {
@@ -324,6 +338,8 @@ static int be_worker(const char *what)
 	Envelope nothing = ENVELOPE_INIT;
 	bool good;
 
+	if (!strcmp(what, "hang"))
+		return say_once_and_hang();
 	if (!strcmp(what, "target")) {
 		good = put_target(NULL, fd) == BODY(ERROR) && put_target(&process, fd) == BODY(ERROR);
 		process.pid = getpid();
@@ -416,6 +432,98 @@ static void request_for_commit_is_answered_before_the_daemon_ends(void **state)
 	end_vm(vm);
 }
 
+/* Whatever time the operator gave to the phases: it keeps these deadlines itself. */
+static void worker_that_keeps_its_own_deadline_is_not_taken_for_hung(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t hung = 12 * 1000000ULL;
+	struct upgrade *u;
+
+	begin_upgrade(f);
+	assert_int_equal(recover(f), 0);
+	u = f->ctx.upgrades;
+	u->start->phase_timeout_us = 1000000;
+	u->start->max_blackout_us = 1000000;
+	u->next_worker_mode = UPGRADED__V1__WORKER_MODE__WORKER_UPGRADE;
+	u->phase = PHASE(FREEZE);
+	assert_int_equal(upgrade_silence_us(u), hung);
+	u->start->max_blackout_us = 300 * 1000000ULL;
+	assert_true(upgrade_silence_us(u) > u->start->max_blackout_us);
+	u->start->max_blackout_us = 1000000;
+	u->phase = PHASE(ROLLBACK);
+	assert_true(upgrade_silence_us(u) > LAST_RESORT_US);
+	u->phase = PHASE(SWITCH);
+	u->committed = true;
+	assert_true(upgrade_silence_us(u) > LAST_RESORT_US);
+	u->committed = false;
+	/* The time to start a target, and then to end it. */
+	u->next_worker_mode = UPGRADED__V1__WORKER_MODE__WORKER_REBUILD;
+	assert_true(upgrade_silence_us(u) > REBUILD_LEAST_US + LAST_RESORT_US);
+	/* A record of a version that did not say. */
+	u->start->phase_timeout_us = u->start->max_blackout_us = 0;
+	u->next_worker_mode = UPGRADED__V1__WORKER_MODE__WORKER_UPGRADE;
+	u->phase = PHASE(PREPARE);
+	assert_true(upgrade_silence_us(u) > 2 * DEFAULT_PHASE_LIMIT_US);
+}
+
+struct heard {
+	unsigned n;
+	bool ended;
+	char how[64];
+};
+
+static int on_heard(Envelope *env, struct scm_fds *fds, void *userdata)
+{
+	struct heard *h = userdata;
+
+	h->n++;
+	return 0;
+}
+
+static void on_end_of_heard(const char *how, void *userdata)
+{
+	struct heard *h = userdata;
+
+	h->ended = true;
+	snprintf(h->how, sizeof(h->how), "%s", how);
+}
+
+/* After its first message it is expected to be quick. */
+static uint64_t silence_of_heard(void *userdata)
+{
+	const struct heard *h = userdata;
+
+	return h->n ? 300000 : 60000000;
+}
+
+static void patience_with_a_worker_follows_what_it_does(void **state)
+{
+	static const struct worker_ops ops = { on_heard, on_end_of_heard, silence_of_heard };
+	_cleanup_(worker_process_freep) struct worker_process *w = NULL;
+	WorkerStart start = UPGRADED__V1__WORKER_START__INIT;
+	struct fixture *f = *state;
+	struct heard h = { 0 };
+	struct vm *vm = add_vm(f);
+	struct worker_order order = {
+		.program = own_program(),
+		.start = &start,
+		.source_pidfd = vm->pidfd,
+		.target_pidfd = -EBADF,
+		.ops = &ops,
+		.userdata = &h,
+	};
+
+	start.vm = vm->pb;
+	setenv("TEST_WORKER", "hang", 1);
+	assert_int_equal(worker_process_start(f->ctx.event, &order, &w, NULL), 0);
+	unsetenv("TEST_WORKER");
+	while (!h.ended)
+		assert_true(sd_event_run(f->ctx.event, 10000000) > 0);
+	assert_string_equal(h.how, "was killed by signal 9");
+	assert_int_equal(h.n, 1);
+	end_vm(vm);
+}
+
 /* It has waited for as long as it does, and libvirt's daemon has started. */
 static void start_of_libvirt_that_is_waited_for_by_nobody_is_forgotten(void **state)
 {
@@ -485,6 +593,8 @@ int main(void)
 		TEST(target_that_is_no_process_is_not_held),
 		TEST(source_that_runs_is_let_be_only_if_the_kernel_keeps_it),
 		TEST(request_for_commit_is_answered_before_the_daemon_ends),
+		TEST(worker_that_keeps_its_own_deadline_is_not_taken_for_hung),
+		TEST(patience_with_a_worker_follows_what_it_does),
 		TEST(start_of_libvirt_that_is_waited_for_by_nobody_is_forgotten),
 		TEST(guest_in_custody_waits_for_as_long_as_no_worker_can_be_started),
 	};

@@ -26,6 +26,7 @@ struct context {
 	struct options options;
 	struct config config;
 	struct error config_wrong; /* what is wrong with it, if anything */
+	int lock;		   /* runtime_lock.c */
 	sd_event *event;
 	struct registry *registry;
 	struct journal *journal;

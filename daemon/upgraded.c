@@ -24,6 +24,7 @@
 #include "polkit.h"
 #include "recover.h"
 #include "registry.h"
+#include "runtime_lock.h"
 #include "schedule.h"
 #include "server.h"
 #include "settings.h"
@@ -297,6 +298,8 @@ static int open_all(struct context *ctx, struct error *err)
 	int r;
 
 	r = make_dirs(&ctx->options, err);
+	if (r >= 0)
+		r = runtime_lock(ctx->options.runtime_dir, &ctx->lock, err);
 	if (r < 0)
 		return r;
 	if (asprintf(&vms, "%s/vms", ctx->options.runtime_dir) < 0) {
@@ -358,7 +361,7 @@ static int run(struct context *ctx, struct error *err)
 	r = open_all(ctx, err);
 	if (r < 0)
 		return r;
-	/* The sockets first: a second daemon must not touch the first one's upgrades. */
+	/* The sockets first: one of a version that takes no lock must be left its upgrades. */
 	r = listen_all(ctx, err);
 	if (r >= 0)
 		r = recover_all(ctx, err);
@@ -387,6 +390,7 @@ static void context_clear(struct context *ctx)
 	digests_clear(&ctx->digests);
 	settings_clear(ctx);
 	sd_event_unref(ctx->event);
+	closep(&ctx->lock);
 }
 
 int main(int argc, char **argv)
@@ -405,6 +409,7 @@ int main(int argc, char **argv)
 			.worker = WORKER_PATH,
 			.config_root = "",
 		},
+		.lock = -EBADF,
 	};
 	_cleanup_error_ struct error err = ERROR_INIT;
 	int r;

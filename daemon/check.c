@@ -140,8 +140,9 @@ static int check_start(struct check *c, struct error *err)
 	char name[32];
 	int r;
 
-	if (c->vm->pidfd < 0)
-		return error_set(err, -ESRCH, "its process is gone");
+	r = registry_watched(c->vm, err);
+	if (r < 0)
+		return r;
 	snprintf(name, sizeof(name), "check-%d", c->vm->pb->process->pid);
 	r = work_dir_make(c->ctx->options.runtime_dir, name, c->vm->pb->process->pid, &dir, err);
 	if (r < 0)

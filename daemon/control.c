@@ -64,7 +64,7 @@ Vm *control_describe(struct vm *vm)
 
 	if (!pb)
 		return NULL;
-	pb->alive = vm->pidfd >= 0;
+	pb->alive = !vm_has_ended(vm);
 	pb->outdated = pb->alive && process_outdated(pb->process->pid, pb->binary);
 	if (vm->upgrade) {
 		pb->phase = upgrade_phase(vm->upgrade);
@@ -112,7 +112,7 @@ static int find_alive(struct context *ctx, const char *name, struct vm **ret_vm,
 {
 	int r = find_vm(ctx, name, ret_vm, err);
 
-	if (r < 0 || (*ret_vm)->pidfd >= 0)
+	if (r < 0 || !vm_has_ended(*ret_vm))
 		return r;
 	error_set(err, -ESRCH, "%s does not run: its process %d is gone", name,
 		  (*ret_vm)->pb->process->pid);
@@ -465,7 +465,7 @@ static int handle_forget(struct context *ctx, const struct requester *from,
 		error_hint(err, "try again when it has ended");
 		return -EBUSY;
 	}
-	if (vm->pidfd >= 0 && !strcmp(vm->pb->driver, "native")) {
+	if (!vm_has_ended(vm) && !strcmp(vm->pb->driver, "native")) {
 		error_set(err, -EBUSY, "%s is known because its process %d registers itself",
 			  request->name, vm->pb->process->pid);
 		error_hint(err, "end that process first");

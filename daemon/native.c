@@ -286,7 +286,7 @@ static int may_be(struct context *ctx, const Upgraded__V1__VmmRegister *reg,
 	if (reg->state != UPGRADED__V1__VMM_STATE__VMM_RUNNING)
 		return error_set(err, -ESRCH, "no upgrade of %s is known that stopped this VMM",
 				 reg->name);
-	if (vm && (vm->pidfd >= 0 || vm->working || strcmp(vm->pb->driver, "native") != 0))
+	if (vm && (!vm_has_ended(vm) || vm->working || strcmp(vm->pb->driver, "native") != 0))
 		return taken(reg->name, vm, err);
 	return 0;
 }

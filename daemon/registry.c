@@ -3,7 +3,8 @@
  * The registry: every VM that upgraded knows, by name. control.c and
  * upgrade.c look up and change it. A VM's process is watched through a pidfd;
  * when it ends the VM stays known, not alive, until `forget` or a new `run` or
- * `adopt` of its name.
+ * `adopt` of its name. For want of a descriptor it may have to be watched later; until
+ * then it counts as alive.
  *
  * Each VM is one file in runtime-dir/vms, a packed protobuf Vm, replaced by
  * rename. So a daemon that dies and is started again knows the same VMs: it
@@ -14,6 +15,7 @@
 #include "registry.h"
 
 #include "log.h"
+#include "oneshot.h"
 
 #include <fcntl.h>
 #include <string.h>
@@ -22,6 +24,7 @@
 
 #define NAME_MAX_LEN 64
 #define FILE_MAX     (64 * 1024)
+#define RETRY_US     (1000 * 1000ULL)
 
 struct registry {
 	sd_event *event;
@@ -29,6 +32,7 @@ struct registry {
 	struct vm *vms;
 	registry_gone_fn gone;
 	void *userdata;
+	sd_event_source *again; /* for those that are unwatched; there from the beginning */
 };
 
 int registry_check_name(const char *name, struct error *err)
@@ -88,6 +92,38 @@ static int vm_watch(struct vm *vm)
 	return 0;
 }
 
+/* @vm is another process than before. -ESRCH: that one is gone; else it is watched, if not at once.
+ */
+static int vm_watch_soon(struct vm *vm)
+{
+	int r;
+
+	vm_unwatch(vm);
+	r = vm_watch(vm);
+	if (r >= 0 || r == -ESRCH) {
+		vm->unwatched = false;
+		return r;
+	}
+	if (!vm->unwatched)
+		log_vm(LOG_WARNING, vm->pb->name, 0, "its process %d cannot be watched yet: %s",
+		       vm->pb->process->pid, strerror(-r));
+	vm->unwatched = true;
+	oneshot_arm(vm->registry->again, RETRY_US);
+	return 0;
+}
+
+static int on_again(sd_event_source *s, uint64_t usec, void *userdata)
+{
+	struct registry *r = userdata;
+
+	for (struct vm *vm = r->vms, *next; vm; vm = next) {
+		next = vm->next;
+		if (vm->unwatched && vm_watch_soon(vm) < 0)
+			r->gone(vm, r->userdata);
+	}
+	return 0;
+}
+
 static int vm_new(struct registry *r, const Vm *pb, struct vm **ret_vm)
 {
 	_cleanup_(vm_freep) struct vm *vm = calloc(1, sizeof(*vm));
@@ -125,7 +161,7 @@ static int load(struct registry *r, const char *file)
 	k = vm_new(r, pb, &vm);
 	if (k < 0)
 		return k;
-	if (vm_watch(vm) < 0)
+	if (vm_watch_soon(vm) < 0)
 		log_vm(LOG_NOTICE, file, 0, "its process %d is gone", pb->process->pid);
 	vm->next = r->vms;
 	r->vms = vm;
@@ -164,7 +200,7 @@ int registry_open(sd_event *event, const char *dir, registry_gone_fn gone, void 
 		  struct registry **ret_registry, struct error *err)
 {
 	_cleanup_(registry_freep) struct registry *r = calloc(1, sizeof(*r));
-	int k = 0;
+	int k;
 
 	if (!r)
 		return error_set(err, -ENOMEM, "out of memory");
@@ -172,7 +208,9 @@ int registry_open(sd_event *event, const char *dir, registry_gone_fn gone, void 
 	r->gone = gone;
 	r->userdata = userdata;
 	r->dir = -EBADF;
-	if (mkdir(dir, 0700) < 0 && errno != EEXIST)
+	/* Made now, as it is needed when there is no room for anything. */
+	k = sd_event_add_time(event, &r->again, CLOCK_MONOTONIC, UINT64_MAX, 0, on_again, r);
+	if (k >= 0 && mkdir(dir, 0700) < 0 && errno != EEXIST)
 		k = -errno;
 	if (k >= 0) {
 		r->dir = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
@@ -202,7 +240,7 @@ struct vm *registry_find_process(struct registry *r, pid_t pid, uint64_t start_t
 {
 	struct vm *vm = r->vms;
 
-	while (vm && (vm->pidfd < 0 || vm->pb->process->pid != pid ||
+	while (vm && (vm_has_ended(vm) || vm->pb->process->pid != pid ||
 		      vm->pb->process->start_time != start_time))
 		vm = vm->next;
 	return vm;
@@ -238,7 +276,7 @@ int registry_add(struct registry *r, const char *name, const char *driver, const
 	if (k < 0)
 		return k;
 	old = registry_find(r, name);
-	if (old && (old->pidfd >= 0 || old->upgrade || old->working)) {
+	if (old && (!vm_has_ended(old) || old->upgrade || old->working)) {
 		error_set(err, -EEXIST, "a VM named %s is known already, process %d", name,
 			  old->pb->process->pid);
 		error_hint(err, "upgradectl show %s", name);
@@ -268,11 +306,18 @@ int registry_set_process(struct vm *vm, const struct process_facts *facts, struc
 
 	k = set_facts(vm->pb, facts);
 	if (k >= 0)
-		k = vm_watch(vm);
-	if (k == -ESRCH)
-		vm_unwatch(vm);
+		k = vm_watch_soon(vm);
 	registry_save(vm);
 	return k < 0 ? error_errno(err, k, "cannot watch process %d", (int)facts->pid) : 0;
+}
+
+int registry_watched(const struct vm *vm, struct error *err)
+{
+	if (vm->pidfd >= 0)
+		return 0;
+	if (vm_has_ended(vm))
+		return error_set(err, -ESRCH, "its process is gone");
+	return error_set(err, -EMFILE, "no room for its pidfd");
 }
 
 int registry_learn(struct vm *vm, const Vm *found)
@@ -352,6 +397,7 @@ void registry_freep(struct registry **r)
 		(*r)->vms = vm->next;
 		vm_freep(&vm);
 	}
+	sd_event_source_disable_unref((*r)->again);
 	closep(&(*r)->dir);
 	free(*r);
 	*r = NULL;

@@ -17,11 +17,17 @@ struct vm {
 	struct vm *next;
 	struct registry *registry;
 	Vm *pb;	   /* what is saved; the fields of the moment are zero in it */
-	int pidfd; /* -EBADF: the process is gone */
+	int pidfd; /* -EBADF: the process is gone, or unwatched */
+	bool unwatched; /* there was no room for a pidfd: again later */
 	sd_event_source *exit;
 	struct upgrade *upgrade; /* the one waiting or under way, borrowed */
 	bool working;		 /* a worker talks to its monitor */
 };
+
+static inline bool vm_has_ended(const struct vm *vm)
+{
+	return vm->pidfd < 0 && !vm->unwatched;
+}
 
 /* The process of @vm ended, by no upgrade of ours. */
 typedef void (*registry_gone_fn)(struct vm *vm, void *userdata);
@@ -49,8 +55,11 @@ int registry_add(struct registry *r, const char *name, const char *driver, const
 		 const char *unit, const struct process_facts *facts, const char *qmp,
 		 struct vm **ret_vm, struct error *err);
 
-/* From now on @vm is this process, which upgraded watches. */
+/* From now on @vm is this process, which upgraded watches as soon as it can. -ESRCH: it is gone. */
 int registry_set_process(struct vm *vm, const struct process_facts *facts, struct error *err);
+
+/* 0: vm->pidfd is one. -ESRCH: the process is gone; -EMFILE: it cannot be watched yet. */
+int registry_watched(const struct vm *vm, struct error *err);
 
 /* Takes over what a worker found out (version, machine, memory, tier, qmp). */
 int registry_learn(struct vm *vm, const Vm *found);

@@ -151,8 +151,9 @@ static int begin(struct upgrade *u, struct error *err)
 
 	u->began_us = now_us();
 	u->started_at_us = realtime_us();
-	if (u->vm->pidfd < 0)
-		return error_set(err, -ESRCH, "its process is gone");
+	r = registry_watched(u->vm, err);
+	if (r < 0)
+		return r;
 	u->source_pidfd = fcntl(u->vm->pidfd, F_DUPFD_CLOEXEC, 0);
 	if (u->source_pidfd < 0)
 		return error_errno(err, -errno, "no room for its pidfd");

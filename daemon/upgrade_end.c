@@ -90,6 +90,9 @@ static void update_vm(struct upgrade *u)
 		now = u->found->process;
 	u->vm->pb->generation++;
 	k = now ? process_read(now->pid, &facts, &err) : -ESRCH;
+	/* It runs, though this machine is too short of something for a look. */
+	if (upgrade_may_pass(k))
+		k = process_facts_make(now->pid, now->start_time, r->target_binary, &facts);
 	if (k >= 0 && facts.start_time == now->start_time)
 		k = registry_set_process(u->vm, &facts, &err);
 	if (u->found)
@@ -168,7 +171,7 @@ void upgrade_end(struct upgrade *u)
 		at = &(*at)->next;
 	*at = u->next;
 	vm->upgrade = NULL;
-	native_upgrade_ended(ctx, u->start->upgrade_id, vm->pidfd >= 0 ? vm->pb->process : NULL);
+	native_upgrade_ended(ctx, u->start->upgrade_id, vm_has_ended(vm) ? NULL : vm->pb->process);
 	if (worked) {
 		vm->working = false;
 		work_dir_remove(u->start->work_dir);

@@ -16,6 +16,13 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 
+/* As CLOCK_REALTIME. */
+static uint64_t since_us(uint64_t start_time)
+{
+	return clock_us(CLOCK_REALTIME) - clock_us(CLOCK_BOOTTIME) +
+	       start_time * 1000000 / (uint64_t)sysconf(_SC_CLK_TCK);
+}
+
 int process_read(pid_t pid, struct process_facts *ret_facts, struct error *err)
 {
 	_cleanup_process_facts_ struct process_facts f = PROCESS_FACTS_INIT;
@@ -38,10 +45,25 @@ int process_read(pid_t pid, struct process_facts *ret_facts, struct error *err)
 		return error_errno(err, r, "cannot read what process %d is", (int)pid);
 	f.uid = st.st_uid;
 	f.gid = st.st_gid;
-	f.since_us = clock_us(CLOCK_REALTIME) - clock_us(CLOCK_BOOTTIME) +
-		     f.start_time * 1000000 / (uint64_t)sysconf(_SC_CLK_TCK);
+	f.since_us = since_us(f.start_time);
 	*ret_facts = f;
 	f = (struct process_facts)PROCESS_FACTS_INIT;
+	return 0;
+}
+
+int process_facts_make(pid_t pid, uint64_t start_time, const char *binary,
+		       struct process_facts *ret_facts)
+{
+	struct process_facts f = {
+		.pid = pid,
+		.start_time = start_time,
+		.since_us = since_us(start_time),
+		.binary = strdup(binary),
+	};
+
+	if (!f.binary)
+		return -ENOMEM;
+	*ret_facts = f;
 	return 0;
 }
 

@@ -24,6 +24,9 @@ struct process_facts {
 
 /* -ESRCH: no such process. */
 int process_read(pid_t pid, struct process_facts *ret_facts, struct error *err);
+/* What is known of one that cannot be read now: no argv, no user. */
+int process_facts_make(pid_t pid, uint64_t start_time, const char *binary,
+		       struct process_facts *ret_facts);
 void process_facts_clear(struct process_facts *facts);
 #define _cleanup_process_facts_ _cleanup_(process_facts_clear)
 

@@ -65,10 +65,10 @@ static int learn(struct context *ctx, const struct libvirt_status *s, struct vm 
 	_cleanup_process_facts_ struct process_facts facts = PROCESS_FACTS_INIT;
 	int r;
 
-	if (vm && vm->pidfd >= 0 && vm->pb->process->pid == s->pid)
+	if (vm && !vm_has_ended(vm) && vm->pb->process->pid == s->pid)
 		return 0;
 	/* Another VM that has the name keeps it while it runs. */
-	if (vm && vm->pidfd >= 0)
+	if (vm && !vm_has_ended(vm))
 		return error_set(err, -EEXIST, "a VM that is not libvirt's has the name %s",
 				 s->name);
 	r = process_read(s->pid, &facts, err);
@@ -85,7 +85,7 @@ void libvirt_look(struct context *ctx)
 	/* A domain that was shut down is libvirt's to remember. */
 	for (struct vm *vm = registry_first(ctx->registry), *next; vm; vm = next) {
 		next = vm->next;
-		if (vm->pidfd < 0 && !vm->upgrade && !vm->working &&
+		if (vm_has_ended(vm) && !vm->upgrade && !vm->working &&
 		    manager_of(vm) == &manager_libvirt)
 			registry_remove(vm);
 	}

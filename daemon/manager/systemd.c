@@ -328,7 +328,7 @@ static int check_new(struct systemd *s, const char *name, struct error *err)
 	r = registry_check_name(name, err);
 	if (r < 0)
 		return r;
-	if (vm && (vm->pidfd >= 0 || vm->upgrade || vm->working)) {
+	if (vm && (!vm_has_ended(vm) || vm->upgrade || vm->working)) {
 		error_set(err, -EEXIST, "a VM named %s is known already, process %d", name,
 			  vm->pb->process->pid);
 		error_hint(err, "upgradectl show %s", name);
@@ -467,7 +467,7 @@ void systemd_release(struct context *ctx)
 		if (entry->d_name[0] == '.' || (vm && vm->upgrade))
 			continue;
 		/* As done() would have, had the daemon not died before it. */
-		if (vm && vm->pidfd >= 0)
+		if (vm && !vm_has_ended(vm))
 			end_launcher(ctx, vm);
 		release(ctx, entry->d_name);
 	}
@@ -546,7 +546,7 @@ static void systemd_done(struct context *ctx, struct vm *vm, const Report *repor
 	release(ctx, vm->pb->name);
 	(void)notify_as(vm->pb->process->pid, state);
 	/* Nobody looked while the upgrade went on. */
-	if (vm->pidfd < 0)
+	if (vm_has_ended(vm))
 		systemd_gone(ctx, vm);
 }
 

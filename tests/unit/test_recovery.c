@@ -117,10 +117,8 @@ static void append(struct fixture *f, JournalRecord *record, int kind)
 	assert_int_equal(journal_append(f->ctx.journal, record, NULL), 0);
 }
 
-static struct vm *add_vm(struct fixture *f)
+static pid_t start_process(void)
 {
-	_cleanup_process_facts_ struct process_facts facts = PROCESS_FACTS_INIT;
-	struct vm *vm = NULL;
 	pid_t pid = fork();
 
 	if (!pid) {
@@ -128,6 +126,15 @@ static struct vm *add_vm(struct fixture *f)
 		pause();
 		_exit(0);
 	}
+	return pid;
+}
+
+static struct vm *add_vm(struct fixture *f)
+{
+	_cleanup_process_facts_ struct process_facts facts = PROCESS_FACTS_INIT;
+	struct vm *vm = NULL;
+	pid_t pid = start_process();
+
 	assert_int_equal(process_read(pid, &facts, NULL), 0);
 	assert_int_equal(
 		registry_add(f->ctx.registry, "web", "qemu", "none", "", &facts, "/x", &vm, NULL),
@@ -581,6 +588,41 @@ static void guest_in_custody_waits_for_as_long_as_no_worker_can_be_started(void 
 	assert_int_equal(records(f, KIND(END)), 0);
 }
 
+static void upgraded_vm_is_its_target_though_nothing_can_be_read_now(void **state)
+{
+	_cleanup_process_facts_ struct process_facts facts = PROCESS_FACTS_INIT;
+	struct fixture *f = *state;
+	struct rlimit limit;
+	struct upgrade *u;
+	struct vm *vm;
+	pid_t target;
+
+	begin_upgrade(f);
+	assert_int_equal(recover(f), 0);
+	u = f->ctx.upgrades;
+	vm = u->vm;
+	target = start_process();
+	assert_int_equal(process_read(target, &facts, NULL), 0);
+	u->committed = true;
+	u->report = TAKE_PTR(u->spare);
+	u->report->outcome = OUTCOME(COMMITTED);
+	u->report->target = message_new(&upgraded__v1__process__descriptor);
+	u->report->target->pid = target;
+	u->report->target->start_time = facts.start_time;
+	assert_int_equal(message_set_string(&u->report->target_binary, "/new"), 0);
+	limit = few_fds(0);
+	upgrade_end(u);
+	enough_fds(&limit);
+	assert_int_equal(vm->pb->process->pid, target);
+	assert_string_equal(vm->pb->binary, "/new");
+	assert_true(vm->pb->since_us + 1000000 > facts.since_us);
+	assert_true(vm->pb->since_us < facts.since_us + 1000000);
+	assert_false(vm_has_ended(vm));
+	while (vm->pidfd < 0)
+		assert_true(sd_event_run(f->ctx.event, 10000000) > 0);
+	end_vm(vm);
+}
+
 int main(void)
 {
 	if (getenv("TEST_WORKER"))
@@ -595,6 +637,7 @@ int main(void)
 		TEST(request_for_commit_is_answered_before_the_daemon_ends),
 		TEST(worker_that_keeps_its_own_deadline_is_not_taken_for_hung),
 		TEST(patience_with_a_worker_follows_what_it_does),
+		TEST(upgraded_vm_is_its_target_though_nothing_can_be_read_now),
 		TEST(start_of_libvirt_that_is_waited_for_by_nobody_is_forgotten),
 		TEST(guest_in_custody_waits_for_as_long_as_no_worker_can_be_started),
 	};

@@ -10,11 +10,13 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include "few_fds.h"
 #include "registry.h"
 
 #include <pthread.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -50,6 +52,7 @@ static int setup(void **state)
 	assert_int_equal(sd_event_new(&f->event), 0);
 	f->child = fork();
 	if (f->child == 0) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		pause();
 		_exit(0);
 	}
@@ -161,6 +164,71 @@ static void end_of_the_process_is_noticed_and_the_vm_stays_known(void **state)
 	assert_ptr_equal(registry_find(f->r, "a"), vm);
 }
 
+static void vm_that_cannot_be_watched_at_the_start_is_watched_later(void **state)
+{
+	struct fixture *f = *state;
+	struct rlimit limit;
+	struct vm *vm;
+
+	assert_int_equal(add(f, "a", &vm), 0);
+	/* No room for the pidfd; none for the look whether it is the same process. */
+	for (int i = 3; i < 5; i++) {
+		registry_freep(&f->r);
+		limit = few_fds(i);
+		assert_int_equal(registry_open(f->event, f->dir, on_gone, f, &f->r, NULL), 0);
+		enough_fds(&limit);
+		vm = registry_find(f->r, "a");
+		assert_non_null(vm);
+		assert_int_equal(vm->pidfd, -EBADF);
+		assert_false(vm_has_ended(vm));
+		/* Nobody else gets its name, and it is found. */
+		assert_int_equal(add(f, "a", &vm), -EEXIST);
+		assert_ptr_equal(registry_find_process(f->r, f->child, vm->pb->process->start_time),
+				 vm);
+		assert_true(sd_event_run(f->event, 10000000) > 0);
+		assert_true(vm->pidfd >= 0);
+	}
+	end_child(f);
+	assert_true(sd_event_run(f->event, 5000000) > 0);
+	assert_int_equal(f->gone, 1);
+	assert_true(vm_has_ended(vm));
+}
+
+static void process_that_takes_over_is_watched_later_if_not_at_once(void **state)
+{
+	_cleanup_process_facts_ struct process_facts facts = PROCESS_FACTS_INIT;
+	struct fixture *f = *state;
+	struct rlimit limit;
+	pid_t source, target = fork();
+	struct vm *vm;
+	int r;
+
+	if (target == 0) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		pause();
+		_exit(0);
+	}
+	assert_int_equal(add(f, "a", &vm), 0);
+	assert_int_equal(process_read(target, &facts, NULL), 0);
+	source = f->child;
+	f->child = target;
+	limit = few_fds(0);
+	r = registry_set_process(vm, &facts, NULL);
+	enough_fds(&limit);
+	assert_int_equal(r, 0);
+	/* The source's end is none of the VM's. */
+	kill(source, SIGKILL);
+	waitpid(source, NULL, 0);
+	assert_false(vm_has_ended(vm));
+	assert_int_equal(sd_event_run(f->event, 0), 0);
+	assert_int_equal(f->gone, 0);
+	/* It ends before it could be watched. */
+	end_child(f);
+	assert_true(sd_event_run(f->event, 10000000) > 0);
+	assert_int_equal(f->gone, 1);
+	assert_true(vm_has_ended(vm));
+}
+
 static void name_of_a_live_vm_is_taken_one_of_a_dead_vm_is_free(void **state)
 {
 	struct fixture *f = *state;
@@ -233,6 +301,8 @@ int main(void)
 		TEST(vm_is_known_after_a_restart),
 		TEST(reused_pid_is_not_taken_for_the_vm),
 		TEST(end_of_the_process_is_noticed_and_the_vm_stays_known),
+		TEST(vm_that_cannot_be_watched_at_the_start_is_watched_later),
+		TEST(process_that_takes_over_is_watched_later_if_not_at_once),
 		TEST(name_of_a_live_vm_is_taken_one_of_a_dead_vm_is_free),
 		TEST(damaged_file_is_skipped_and_the_others_are_loaded),
 		cmocka_unit_test(pid_that_is_a_thread_by_now_is_a_process_that_ended),

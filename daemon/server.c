@@ -8,8 +8,8 @@
  * socket had no room for: a client that does not read is dropped, and nothing
  * waits for it. Who breaks the protocol (fds that no request of ours carries,
  * a packet that cannot be decoded, a request before Hello) gets a typed Error
- * and is closed. If the daemon dies here, clients see the end of the socket;
- * no request is half done because of it.
+ * and is closed, after a second even if it does not read that. If the daemon dies here,
+ * clients see the end of the socket; no request is half done because of it.
  */
 #include "server.h"
 
@@ -27,6 +27,7 @@
 #define QUEUE_PACKETS_MAX 256
 #define HELLO_TIMEOUT_US  (10 * 1000000ULL)
 #define ACCEPT_RETRY_US	  (1000 * 1000ULL)
+#define LAST_WORDS_US	  (1000 * 1000ULL)
 
 #ifndef SO_PEERPIDFD
 #define SO_PEERPIDFD 77
@@ -56,6 +57,7 @@ struct client {
 	int fd;
 	sd_event_source *io;
 	sd_event_source *hello_timer; /* NULL: it has said Hello */
+	sd_event_source *close_timer; /* NULL: it was not rejected */
 	struct packet *first, **last;
 	size_t queued;
 	bool closing; /* once the queue is empty */
@@ -94,6 +96,7 @@ static void client_free(struct client *c)
 		c->server->closed(c->number, c->server->userdata);
 	sd_event_source_disable_unref(c->io);
 	sd_event_source_disable_unref(c->hello_timer);
+	sd_event_source_disable_unref(c->close_timer);
 	while (c->first) {
 		struct packet *p = c->first;
 
@@ -484,6 +487,12 @@ void server_reply_error(struct server *s, const struct requester *to, ErrorCode 
 	server_reply(s, to, &env);
 }
 
+static int on_last_words(sd_event_source *s, uint64_t usec, void *userdata)
+{
+	client_drop(userdata);
+	return 0;
+}
+
 void server_reject(struct server *s, const struct requester *to, ErrorCode code,
 		   const struct error *err)
 {
@@ -496,6 +505,10 @@ void server_reject(struct server *s, const struct requester *to, ErrorCode code,
 	server_reply_error(s, to, code, err);
 	c->closing = true;
 	sd_event_source_set_io_events(c->io, EPOLLOUT);
+	if (!c->close_timer &&
+	    sd_event_add_time_relative(s->event, &c->close_timer, CLOCK_MONOTONIC, LAST_WORDS_US, 0,
+				       on_last_words, c) < 0)
+		client_drop(c);
 }
 
 int server_lend(struct server *s, uint64_t client, int *ret_fd)

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Holds the daemon to its word against clients that ask for too much: time limits that
- * no sum can hold, checks without an end, connections for which there is no descriptor.
+ * no sum can hold, checks without an end, connections for which there is no descriptor,
+ * answers that nobody reads.
  * Server, registry and requests run here; this process is the client, and the VM.
  */
 #include <setjmp.h>
@@ -19,6 +20,7 @@
 #include "native.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -215,13 +217,53 @@ static void without_descriptors_the_daemon_does_not_spin(void **state)
 	fail_msg("nobody said hello within five seconds");
 }
 
+static void ask_for_list(int sock, uint64_t id)
+{
+	Upgraded__V1__ListRequest list = UPGRADED__V1__LIST_REQUEST__INIT;
+	Envelope env = ENVELOPE_INIT;
+
+	env.id = id;
+	env.body_case = UPGRADED__V1__ENVELOPE__BODY_LIST;
+	env.list = &list;
+	assert_int_equal(wire_send(sock, &env, NULL, 0), 0);
+}
+
+static void client_that_is_rejected_and_does_not_read_is_closed(void **state)
+{
+	_cleanup_close_ int sock = -EBADF;
+	struct pollfd p = { .events = POLLOUT };
+	struct fixture *f = *state;
+	uint64_t end;
+
+	p.fd = sock = connect_to(f);
+	say_hello(sock);
+	settle(f);
+	/* Until its socket is full, and answers are queued behind that. */
+	for (uint64_t i = 0; i < 300; i++) {
+		ask_for_list(sock, 2 + i);
+		while (sd_event_run(f->ctx.event, 0) > 0)
+			;
+	}
+	ask_for_list(sock, 0);
+	for (end = now_us() + 5000000; now_us() < end;) {
+		(void)sd_event_run(f->ctx.event, 100000);
+		assert_true(poll(&p, 1, 0) >= 0);
+		if (p.revents & POLLHUP)
+			return;
+	}
+	fail_msg("it is still connected after five seconds");
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test_setup_teardown(time_limits_that_overflow_are_refused, setup, teardown),
+		cmocka_unit_test_setup_teardown(time_limits_that_overflow_are_refused, setup,
+						teardown),
 		cmocka_unit_test_setup_teardown(checks_that_wait_have_a_bound, setup, teardown),
 		cmocka_unit_test_setup_teardown(without_descriptors_the_daemon_does_not_spin, setup,
 						teardown),
+		cmocka_unit_test_setup_teardown(client_that_is_rejected_and_does_not_read_is_closed,
+						setup, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

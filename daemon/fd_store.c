@@ -12,7 +12,9 @@
  * with its fd, and PID 1 reads that queue before it looks at dead children; so
  * what custody.c had acknowledged is there. What was sent for something not yet
  * acknowledged has no complete item to belong to and is taken out by the next
- * daemon, as are the remains of a half-done removal.
+ * daemon, as are the remains of a half-done removal. A message that could not be sent
+ * is sent again every second; until then the worker has an answer that is true only as
+ * long as the daemon lives, as without systemd.
  *
  * Without systemd (NOTIFY_SOCKET is not set) nothing is sent, and all of this lives
  * as long as the daemon.
@@ -42,7 +44,8 @@ struct entry {
 	dev_t dev;
 	ino_t ino;
 	unsigned users;
-	bool leaving; /* systemd could not be told yet */
+	bool unsent;  /* systemd could not be given it yet */
+	bool leaving; /* nor be told to let go of it */
 };
 
 struct fd_store {
@@ -109,7 +112,7 @@ static int enter(struct fd_store *s, char *name, int fd, unsigned users)
 	s->v = v;
 	if (fstat(fd, &st) < 0)
 		return -errno;
-	v[s->n++] = (struct entry){ name, fd, st.st_dev, st.st_ino, users, false };
+	v[s->n++] = (struct entry){ name, fd, st.st_dev, st.st_ino, users, false, false };
 	return 0;
 }
 
@@ -146,9 +149,20 @@ static int say(struct fd_store *s, const char *state, const int *fd)
 		return r;
 	s->failed = true;
 	log_line(LOG_WARNING,
-		 "systemd's fd store cannot be used (%s): a restart of upgraded loses custody",
+		 "systemd's fd store cannot be used (%s): until it can, a restart of upgraded "
+		 "loses custody",
 		 strerror(-r));
 	return r;
+}
+
+static void send_in(struct fd_store *s, struct entry *e)
+{
+	char state[FD_STORE_NAME + 48];
+
+	snprintf(state, sizeof(state), "FDSTORE=1\nFDNAME=%.*s\nFDPOLL=0", FD_STORE_NAME, e->name);
+	e->unsent = say(s, state, &e->fd) < 0;
+	if (e->unsent)
+		oneshot_arm(s->retry, RETRY_US);
 }
 
 int fd_store_inherit(struct fd_store *s, const char *name, int fd)
@@ -175,7 +189,7 @@ int fd_store_inherit(struct fd_store *s, const char *name, int fd)
 
 int fd_store_add(struct fd_store *s, uint64_t id, const char *item, int fd, char **ret_name)
 {
-	_cleanup_free_ char *name = NULL, *state = NULL, *again = NULL;
+	_cleanup_free_ char *name = NULL, *again = NULL;
 	struct entry *e = find_open_file(s, fd);
 	_cleanup_close_ int copy = -EBADF;
 	int r;
@@ -190,9 +204,12 @@ int fd_store_add(struct fd_store *s, uint64_t id, const char *item, int fd, char
 		return 0;
 	}
 	if (asprintf(&name, FD_STORE_PREFIX "%" PRIu64 ".%.64s.%" PRIu64, id, item,
-		     s->serial + 1) < 0 ||
-	    asprintf(&state, "FDSTORE=1\nFDNAME=%s\nFDPOLL=0", name) < 0 ||
-	    !(again = strdup(name)))
+		     s->serial + 1) < 0) {
+		name = NULL;
+		return -ENOMEM;
+	}
+	again = strdup(name);
+	if (!again)
 		return -ENOMEM;
 	copy = fcntl(fd, F_DUPFD_CLOEXEC, 3);
 	if (copy < 0)
@@ -201,9 +218,9 @@ int fd_store_add(struct fd_store *s, uint64_t id, const char *item, int fd, char
 	if (r < 0)
 		return r;
 	s->serial++;
-	say(s, state, &copy);
 	TAKE_FD(copy);
 	TAKE_PTR(name);
+	send_in(s, &s->v[s->n - 1]);
 	*ret_name = TAKE_PTR(again);
 	return 0;
 }
@@ -231,7 +248,7 @@ static void take_out(struct fd_store *s, struct entry *e)
 	char state[FD_STORE_NAME + 32];
 
 	snprintf(state, sizeof(state), "FDSTOREREMOVE=1\nFDNAME=%.*s", FD_STORE_NAME, e->name);
-	if (say(s, state, NULL) < 0) {
+	if (!e->unsent && say(s, state, NULL) < 0) {
 		e->leaving = true;
 		oneshot_arm(s->retry, RETRY_US);
 		return;
@@ -244,6 +261,10 @@ static int on_retry(sd_event_source *source, uint64_t usec, void *userdata)
 {
 	struct fd_store *s = userdata;
 
+	/* In the order they came: the memfd that names an item's fds is the last of them. */
+	for (size_t i = 0; i < s->n; i++)
+		if (s->v[i].unsent)
+			send_in(s, &s->v[i]);
 	/* From the end: taking one out brings the last one to its place. */
 	for (size_t i = s->n; i-- > 0;)
 		if (s->v[i].leaving)

@@ -15,7 +15,7 @@
 
 struct fd_store;
 
-/* @event: where it tries again to take out what could not be, every second. */
+/* @event: where it tries again to put in and take out what could not be, every second. */
 int fd_store_new(sd_event *event, struct fd_store **ret_store);
 
 /* Closes everything here; systemd keeps what it has. */
@@ -29,7 +29,8 @@ int fd_store_inherit(struct fd_store *s, const char *name, int fd);
 
 /*
  * Stores @fd (borrowed) as "upgrade-@id.@item.N"; if the same open file is there,
- * that one gets another user. *ret_name is the caller's to free.
+ * that one gets another user. *ret_name is the caller's to free. What systemd cannot be
+ * given now it is given later.
  */
 int fd_store_add(struct fd_store *s, uint64_t id, const char *item, int fd, char **ret_name);
 

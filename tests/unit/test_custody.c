@@ -353,6 +353,60 @@ static void what_cannot_be_taken_out_now_is_taken_out_later(void **state)
 	systemd_end(&s);
 }
 
+static void what_cannot_be_stored_now_is_stored_later(void **state)
+{
+	struct fixture *f = *state;
+	struct fd_store *store;
+	struct systemd s;
+	sd_event *event;
+
+	systemd_start(&s);
+	begin(f, &store);
+	assert_true(sd_event_default(&event) >= 0);
+	assert_int_equal(put(f, "cpr", "bytes", 5, 2, false), 0);
+	/* systemd is deaf for a while. */
+	setenv("NOTIFY_SOCKET", "/nonexistent/socket", 1);
+	assert_int_equal(put(f, "target", "new", 3, 1, false), 0);
+	setenv("NOTIFY_SOCKET", s.path, 1);
+	systemd_obey(&s);
+	assert_int_equal(s.n, 3);
+	assert_true(sd_event_run(event, 10000000) > 0);
+	systemd_obey(&s);
+	assert_int_equal(s.n, 5);
+	restart(f, &s, &store, SIZE_MAX);
+	assert_int_equal(f->c.n, 2);
+	assert_memory_equal(custody_find(&f->c, "target")->payload, "new", 3);
+	custody_clear(&f->c);
+	systemd_obey(&s);
+	assert_int_equal(s.n, 0);
+	fd_store_freep(&store);
+	sd_event_unref(event);
+	systemd_end(&s);
+}
+
+static void what_systemd_never_had_it_need_not_let_go_of(void **state)
+{
+	struct fixture *f = *state;
+	struct fd_store *store;
+	struct systemd s;
+	sd_event *event;
+
+	systemd_start(&s);
+	begin(f, &store);
+	assert_true(sd_event_default(&event) >= 0);
+	setenv("NOTIFY_SOCKET", "/nonexistent/socket", 1);
+	assert_int_equal(put(f, "offer", "bytes", 5, 1, false), 0);
+	custody_clear(&f->c);
+	setenv("NOTIFY_SOCKET", s.path, 1);
+	(void)sd_event_run(event, 1500000);
+	systemd_obey(&s);
+	assert_int_equal(s.n, 0);
+	assert_int_equal(s.removed, 0);
+	fd_store_freep(&store);
+	sd_event_unref(event);
+	systemd_end(&s);
+}
+
 static void what_cannot_be_taken_back_now_is_there_for_the_next_daemon(void **state)
 {
 	struct fixture *f = *state;
@@ -547,6 +601,8 @@ int main(void)
 		TEST(sums_tell_state_from_guest_memory),
 		TEST(custody_outlives_the_daemon),
 		TEST(what_cannot_be_taken_out_now_is_taken_out_later),
+		TEST(what_cannot_be_stored_now_is_stored_later),
+		TEST(what_systemd_never_had_it_need_not_let_go_of),
 		TEST(what_cannot_be_taken_back_now_is_there_for_the_next_daemon),
 		TEST(what_was_stored_in_part_was_never_put),
 		TEST(newer_of_two_counts_when_one_was_being_replaced),

@@ -115,25 +115,14 @@ static int replay_one(const JournalRecord *record, void *userdata)
 	return 0;
 }
 
-/* The VM that was upgraded; one whose file was lost is made known again. */
+/* The VM that was upgraded; one whose file was lost is made known again, dead or alive. */
 static struct vm *vm_of(struct context *ctx, const struct unfinished *u, struct error *err)
 {
-	_cleanup_process_facts_ struct process_facts facts = PROCESS_FACTS_INIT;
-	const Vm *pb = u->start->vm;
-	struct vm *vm = registry_find(ctx->registry, pb->name);
+	struct vm *vm = registry_find(ctx->registry, u->start->vm->name);
 
-	if (vm)
+	if (vm || registry_restore(ctx->registry, u->start->vm, &vm, err) >= 0)
 		return vm;
-	if (process_read(pb->process->pid, &facts, err) < 0)
-		return NULL;
-	if (facts.start_time != pb->process->start_time) {
-		error_set(err, -ESRCH, "its process is gone");
-		return NULL;
-	}
-	if (registry_add(ctx->registry, pb->name, pb->driver, pb->manager, pb->unit, &facts, pb->qmp, &vm,
-			 err) < 0)
-		return NULL;
-	return vm;
+	return NULL;
 }
 
 /* Only an upgrade with which no daemon could go on is given up: its guest may stand still. */

@@ -139,6 +139,22 @@ static int vm_new(struct registry *r, const Vm *pb, struct vm **ret_vm)
 	return 0;
 }
 
+static int enter(struct registry *r, const Vm *pb, struct vm **ret_vm)
+{
+	struct vm *vm;
+	int k;
+
+	k = vm_new(r, pb, &vm);
+	if (k < 0)
+		return k;
+	if (vm_watch_soon(vm) < 0)
+		log_vm(LOG_NOTICE, pb->name, 0, "its process %d is gone", pb->process->pid);
+	vm->next = r->vms;
+	r->vms = vm;
+	*ret_vm = vm;
+	return 0;
+}
+
 static int load(struct registry *r, const char *file)
 {
 	_cleanup_close_ int fd = openat(r->dir, file, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
@@ -146,7 +162,6 @@ static int load(struct registry *r, const char *file)
 	_cleanup_free_ uint8_t *data = malloc(FILE_MAX);
 	struct vm *vm;
 	ssize_t n;
-	int k;
 
 	if (!data)
 		return -ENOMEM;
@@ -158,14 +173,7 @@ static int load(struct registry *r, const char *file)
 	pb = upgraded__v1__vm__unpack(NULL, (size_t)n, data);
 	if (!pb || strcmp(pb->name, file) != 0 || !pb->process)
 		return -EBADMSG;
-	k = vm_new(r, pb, &vm);
-	if (k < 0)
-		return k;
-	if (vm_watch_soon(vm) < 0)
-		log_vm(LOG_NOTICE, file, 0, "its process %d is gone", pb->process->pid);
-	vm->next = r->vms;
-	r->vms = vm;
-	return 0;
+	return enter(r, pb, &vm);
 }
 
 static int load_all(struct registry *r)
@@ -297,6 +305,19 @@ int registry_add(struct registry *r, const char *name, const char *driver, const
 	r->vms = vm;
 	registry_save(vm);
 	*ret_vm = TAKE_PTR(vm);
+	return 0;
+}
+
+int registry_restore(struct registry *r, const Vm *pb, struct vm **ret_vm, struct error *err)
+{
+	int k = registry_check_name(pb->name, err);
+
+	if (k < 0)
+		return k;
+	k = enter(r, pb, ret_vm);
+	if (k < 0)
+		return error_set(err, k, "out of memory");
+	registry_save(*ret_vm);
 	return 0;
 }
 

@@ -55,6 +55,9 @@ int registry_add(struct registry *r, const char *name, const char *driver, const
 		 const char *unit, const struct process_facts *facts, const char *qmp,
 		 struct vm **ret_vm, struct error *err);
 
+/* Makes @pb known as it is, though its process may be gone. */
+int registry_restore(struct registry *r, const Vm *pb, struct vm **ret_vm, struct error *err);
+
 /* From now on @vm is this process, which upgraded watches as soon as it can. -ESRCH: it is gone. */
 int registry_set_process(struct vm *vm, const struct process_facts *facts, struct error *err);
 

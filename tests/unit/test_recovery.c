@@ -227,6 +227,26 @@ static void upgrade_that_cannot_be_taken_up_now_is_left_to_the_next_daemon(void 
 	assert_true(f->ctx.upgrades->past_worker >= 0);
 }
 
+static void committed_upgrade_of_a_vm_that_is_not_known_is_taken_up(void **state)
+{
+	JournalRecord record = UPGRADED__V1__JOURNAL_RECORD__INIT;
+	struct fixture *f = *state;
+	char file[96];
+
+	begin_upgrade(f);
+	append(f, &record, KIND(COMMIT));
+	end_daemon(f);
+	snprintf(file, sizeof(file), "%s/vms/web", f->dir);
+	assert_int_equal(unlink(file), 0);
+	start_daemon(f);
+	assert_int_equal(recover(f), 0);
+	assert_non_null(f->ctx.upgrades);
+	assert_true(f->ctx.upgrades->committed);
+	assert_int_equal(records(f, KIND(END)), 0);
+	assert_non_null(registry_find(f->ctx.registry, "web"));
+	assert_int_equal(access(file, F_OK), 0);
+}
+
 static void write_file(struct fixture *f, const char *name, const char *text, char ret_path[80])
 {
 	FILE *file;
@@ -631,6 +651,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 #define TEST(t) cmocka_unit_test_setup_teardown(t, setup, teardown)
 		TEST(upgrade_that_cannot_be_taken_up_now_is_left_to_the_next_daemon),
+		TEST(committed_upgrade_of_a_vm_that_is_not_known_is_taken_up),
 		TEST(worker_that_has_its_order_is_known_to_the_next_daemon),
 		TEST(target_that_is_no_process_is_not_held),
 		TEST(source_that_runs_is_let_be_only_if_the_kernel_keeps_it),

@@ -18,8 +18,12 @@
  *   full disk           a record is written whole or not at all. INTENT: refused.
  *                       COMMIT: rolled back. An END is owed: it is written before
  *                       the next INTENT, or that is refused; until then a restart
- *                       would only undo or finish once more what is undone or done
+ *                       would only undo or finish once more what is undone or done.
+ *                       Without memory to note that: nothing begins until it has been
+ *                       compacted, which leaves out what has ended
  *   sync fails          the record is taken back, and the answer is no
+ *   ... nor can it be   nothing is written behind it, where nobody would read it,
+ *   taken back          until it could be
  *   read-only           what was running is taken up and ended; nothing new begins
  *   the one before us   its records say version 1, and are understood
  *   a newer one         is not touched, nothing is taken up, nothing begins
@@ -49,6 +53,8 @@ struct journal {
 	bool read_only;
 	uint64_t *owed; /* upgrades whose END could not be written */
 	size_t n_owed;
+	bool end_lost; /* one more, which there was no memory to note */
+	off_t torn_at; /* what is there from here on could not be cut off; -1: nothing */
 };
 
 /* The oldest version that understands a record of this kind. */
@@ -97,6 +103,7 @@ int journal_open(const char *dir, struct journal **ret_journal, struct error *er
 	if (!j)
 		return error_set(err, -ENOMEM, "out of memory");
 	j->fd = -EBADF;
+	j->torn_at = -1;
 	j->dir = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	r = j->dir < 0 ? -errno : open_file(j);
 	if (r < 0) {
@@ -149,6 +156,15 @@ int journal_writable(struct journal *j, struct error *err)
 	return -EROFS;
 }
 
+/* What could not be taken back hides all that is behind it from the reader. */
+static int cut(struct journal *j)
+{
+	if (j->torn_at >= 0 && ftruncate(j->fd, j->torn_at) < 0)
+		return -errno;
+	j->torn_at = -1;
+	return 0;
+}
+
 /*
  * A record that may not have reached the disk is as good as not written: whoever
  * reads the journal later must find the same that the caller is told now.
@@ -157,7 +173,8 @@ static void retract(struct journal *j, off_t at)
 {
 	static const uint8_t nothing[8];
 
-	if (ftruncate(j->fd, at) >= 0 || pwrite(j->fd, nothing, sizeof(nothing), at) == sizeof(nothing))
+	j->torn_at = at;
+	if (cut(j) >= 0 || pwrite(j->fd, nothing, sizeof(nothing), at) == sizeof(nothing))
 		return;
 	log_line(LOG_CRIT, "the journal holds a record that failed to sync, and it cannot be taken "
 			   "back: do not restart upgraded before all upgrades have ended");
@@ -175,11 +192,17 @@ static int append(struct journal *j, JournalRecord *record, struct error *err)
 	r = message_pack(record, &data, &len);
 	if (r < 0)
 		return error_set(err, r, "out of memory");
-	if (fstat(j->fd, &st) < 0)
-		return error_errno(err, -errno, "cannot write the journal");
-	r = frame_append(j->fd, data, len);
+	r = cut(j);
+	if (r >= 0 && fstat(j->fd, &st) < 0)
+		r = -errno;
 	if (r < 0)
 		return error_errno(err, r, "cannot write the journal");
+	r = frame_append(j->fd, data, len);
+	if (r < 0) {
+		j->torn_at = st.st_size;
+		(void)cut(j);
+		return error_errno(err, r, "cannot write the journal");
+	}
 	if (record->kind != KIND(INTENT) && record->kind != KIND(COMMIT) &&
 	    record->kind != KIND(REBUILD))
 		return 0;
@@ -194,6 +217,12 @@ static int append(struct journal *j, JournalRecord *record, struct error *err)
 /* Without its END an upgrade would be taken up again: after a restart, and maybe after others of its VM. */
 static int pay(struct journal *j, struct error *err)
 {
+	if (j->end_lost) {
+		error_set(err, -ENOMEM,
+			  "the journal lacks the end of an upgrade, for want of memory");
+		error_hint(err, "try again when an upgrade that runs has ended");
+		return -ENOMEM;
+	}
 	while (j->n_owed) {
 		JournalRecord end = UPGRADED__V1__JOURNAL_RECORD__INIT;
 		int r;
@@ -212,8 +241,10 @@ static void owe(struct journal *j, uint64_t id)
 {
 	uint64_t *owed = reallocarray(j->owed, j->n_owed + 1, sizeof(*owed));
 
-	if (!owed)
+	if (!owed) {
+		j->end_lost = true;
 		return;
+	}
 	j->owed = owed;
 	owed[j->n_owed++] = id;
 }
@@ -287,7 +318,9 @@ static int leave_out_ended(struct journal *j, journal_keep_fn keep, void *userda
 
 	if (fd < 0)
 		return -errno;
-	r = frame_read(j->fd, keep_one, &c, &end, &torn);
+	r = cut(j);
+	if (r >= 0)
+		r = frame_read(j->fd, keep_one, &c, &end, &torn);
 	if (r >= 0 && (fdatasync(fd) < 0 || renameat(j->dir, "journal.new", j->dir, "journal") < 0))
 		r = -errno;
 	if (r < 0) {
@@ -296,6 +329,8 @@ static int leave_out_ended(struct journal *j, journal_keep_fn keep, void *userda
 	}
 	closep(&j->fd);
 	j->fd = TAKE_FD(fd);
+	j->n_owed = 0;
+	j->end_lost = false;
 	/* The name must be on disk before a record in it is acknowledged. */
 	return fsync(j->dir) < 0 ? -errno : 0;
 }
@@ -309,10 +344,14 @@ void journal_compact(struct journal *j, journal_keep_fn keep, void *userdata)
 		return;
 	if (!keep) {
 		r = ftruncate(j->fd, 0) < 0 ? -errno : 0;
-		if (r >= 0)
+		if (r >= 0) {
 			j->n_owed = 0;
+			j->end_lost = false;
+			j->torn_at = -1;
+		}
 	} else {
-		r = st.st_size < COMPACT_BYTES ? 0 : leave_out_ended(j, keep, userdata);
+		r = st.st_size < COMPACT_BYTES && !j->end_lost ? 0
+							       : leave_out_ended(j, keep, userdata);
 	}
 	if (r < 0)
 		log_line(LOG_WARNING, "the journal could not be made smaller: %s", strerror(-r));

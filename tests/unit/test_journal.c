@@ -18,12 +18,40 @@
 #include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <signal.h>
 
 struct fixture {
 	char dir[64];
 	char path[80];
 };
+
+/* In place of libc's, for what no limit brings about. */
+static bool cannot_cut, cannot_sync, no_memory;
+
+int ftruncate(int fd, off_t length)
+{
+	if (!cannot_cut)
+		return (int)syscall(SYS_ftruncate, fd, length);
+	errno = EIO;
+	return -1;
+}
+
+int fdatasync(int fd)
+{
+	if (!cannot_sync)
+		return (int)syscall(SYS_fdatasync, fd);
+	errno = EIO;
+	return -1;
+}
+
+void *reallocarray(void *p, size_t n, size_t size)
+{
+	if (!no_memory)
+		return realloc(p, n * size);
+	errno = ENOMEM;
+	return NULL;
+}
 
 static int setup(void **state)
 {
@@ -42,6 +70,7 @@ static int teardown(void **state)
 	struct fixture *f = *state;
 
 	/* Of a test that failed in between. */
+	cannot_cut = cannot_sync = no_memory = false;
 	(void)umount2(f->dir, MNT_DETACH);
 	unlink(f->path);
 	rmdir(f->dir);
@@ -211,6 +240,31 @@ static void full_disk_leaves_no_half_record(void **state)
 	assert_holds(f, "1:7 4:7 5:7 4:10 ");
 }
 
+/* A file size limit in the middle of the next record is a disk that is full there. */
+static struct rlimit limit_size(off_t bytes)
+{
+	struct rlimit old, small;
+
+	signal(SIGXFSZ, SIG_IGN);
+	assert_int_equal(getrlimit(RLIMIT_FSIZE, &old), 0);
+	small = old;
+	small.rlim_cur = (rlim_t)bytes;
+	assert_int_equal(setrlimit(RLIMIT_FSIZE, &small), 0);
+	return old;
+}
+
+/* Half a record is written, and cannot be taken back at once. */
+static void tear(struct fixture *f, struct journal *j, off_t size)
+{
+	struct rlimit old = limit_size(size + 5);
+
+	cannot_cut = true;
+	assert_true(append(j, 4, 10) < 0);
+	cannot_cut = false;
+	assert_int_equal(setrlimit(RLIMIT_FSIZE, &old), 0);
+	assert_true(size_of(f) > size);
+}
+
 static bool is_eight(uint64_t id, void *userdata)
 {
 	return id == 8;
@@ -300,6 +354,54 @@ static void end_that_found_no_room_is_written_before_anything_begins(void **stat
 	assert_int_equal(append(j, 1, 8), 0);
 	assert_int_equal(append(j, 1, 9), 0);
 	assert_holds(f, "1:7 5:7 1:8 1:9 ");
+}
+
+/* What was written behind it would not be read. */
+static void nothing_is_written_behind_what_cannot_be_taken_back(void **state)
+{
+	_cleanup_(journal_freep) struct journal *j = NULL;
+	struct fixture *f = *state;
+
+	write_three(f);
+	j = open_journal(f);
+	cannot_cut = cannot_sync = true;
+	assert_int_equal(append(j, 4, 9), -EIO);
+	cannot_sync = false;
+	assert_true(append(j, 1, 8) < 0);
+	assert_true(append(j, 5, 9) < 0);
+	cannot_cut = false;
+	assert_int_equal(append(j, 1, 8), 0);
+	assert_holds(f, "1:7 4:7 5:7 5:9 1:8 ");
+	/* Nor behind half a record. */
+	tear(f, j, size_of(f));
+	assert_int_equal(append(j, 4, 8), 0);
+	assert_holds(f, "1:7 4:7 5:7 5:9 1:8 4:8 ");
+}
+
+static void nothing_begins_while_an_end_is_lost_for_want_of_memory(void **state)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+	JournalRecord intent = UPGRADED__V1__JOURNAL_RECORD__INIT;
+	_cleanup_(journal_freep) struct journal *j = NULL;
+	struct fixture *f = *state;
+	struct rlimit old;
+
+	j = open_journal(f);
+	assert_int_equal(append(j, 1, 7), 0);
+	old = limit_size(size_of(f) + 5);
+	no_memory = true;
+	assert_true(append(j, 5, 7) < 0);
+	no_memory = false;
+	assert_int_equal(setrlimit(RLIMIT_FSIZE, &old), 0);
+	intent.kind = UPGRADED__V1__JOURNAL_RECORD__KIND__INTENT;
+	intent.upgrade_id = 8;
+	assert_int_equal(journal_append(j, &intent, &err), -ENOMEM);
+	assert_non_null(err.hint);
+	/* Another one that runs is still written down, and kept. */
+	assert_int_equal(append(j, 4, 8), 0);
+	journal_compact(j, is_eight, NULL);
+	assert_holds(f, "4:8 ");
+	assert_int_equal(append(j, 1, 9), 0);
 }
 
 static void full_file_system_is_said_and_leaves_no_half_record(void **state)
@@ -433,6 +535,8 @@ int main(void)
 		TEST(journal_that_has_grown_keeps_what_runs),
 		TEST(unfinished_compaction_changes_nothing),
 		TEST(end_that_found_no_room_is_written_before_anything_begins),
+		TEST(nothing_is_written_behind_what_cannot_be_taken_back),
+		TEST(nothing_begins_while_an_end_is_lost_for_want_of_memory),
 		TEST(full_file_system_is_said_and_leaves_no_half_record),
 		TEST(read_only_journal_is_read_and_takes_no_record),
 		TEST(journal_of_the_version_before_is_understood),

@@ -14,8 +14,8 @@ from answers import documents
 from host import Guest, UPGRADECTL, ROLLED_BACK, qemus, tell, wait_until
 
 OLD, NEW = list(qemus().values())[0], list(qemus().values())[-1]
-# The emulated host is slow: less memory and a slower beat leave it some time for the VMMs.
-LIGHT = {"load_mem": 32, "heartbeat_us": 4000,
+# The emulated host is slow: less memory and a slower beat, which goes before everything in the guest, leave it some time.
+LIGHT = {"load_mem": 32, "heartbeat_us": 10000,
          "cmdline": "load.mem_rate=400 load.net_pause_us=40000 load.disk_pause_ms=300"}
 BOOT_SECONDS = 300  # for a guest on a machine that is slow, and busy with another emulated host
 MONITOR_PORT = 5555
@@ -207,7 +207,7 @@ class Case(unittest.TestCase):
 
     def healthy(self, guest, what=None):
         """The guest goes on and never noticed more than a pause. Returns the longest pause of the test's window."""
-        report = guest.fresh_report(30)
+        report = guest.fresh_report()
         wrong = {kind: n for kind, n in report["by_kind"].items() if n}
         self.assertEqual((report["errors"], wrong), (0, {}), f"the guest says: {report['first_error']}")
         self.assertEqual(report["state"], "READY", report)

@@ -104,7 +104,7 @@ class Libvirt(Case):
         self.assertEqual(guest.state(), "paused (user)")
         virsh("resume", guest.name)
         self.assertEqual(guest.state(), "running (unpaused)")
-        self.assertEqual(guest.fresh_report(30)["errors"], 0)
+        self.assertEqual(guest.fresh_report()["errors"], 0)
 
     def test_a_failed_upgrade_leaves_it_as_it_was(self):
         guest = self.guest()

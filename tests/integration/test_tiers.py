@@ -124,7 +124,7 @@ class Tiers(Case):
         self.assertEqual(report["tier"], self.expected())
         self.healthy(guest, f"{report['source_version']} -> {report['target_version']}, tier {report['tier']}: "
                             f"{report['blackout_ms']:.0f} ms between the two QEMUs")
-        after = guest.fresh_report(30)
+        after = guest.fresh_report()
         self.assertGreater(after["mem"]["verified"], before["mem"]["verified"])
         if kernel_can():
             h = report["handover"]

@@ -20,6 +20,7 @@ TOOLS = pathlib.Path("/usr/lib/upgraded-test")
 UPGRADECTL = "upgradectl"
 
 COMMITTED, REFUSED, ROLLED_BACK, NO_SUCH_VM, LOST = 0, 3, 4, 5, 8  # exit statuses of upgradectl
+REPORT_SECONDS = 90  # two reports over an emulated serial port, in a busy emulated host: who waits longer hangs
 
 
 def qemus():
@@ -246,7 +247,7 @@ class Guest:
         except OSError as e:
             return str(e)
 
-    def fresh_report(self, seconds=20):
+    def fresh_report(self, seconds=REPORT_SECONDS):
         """The first report that the guest sends from now on: it is alive, and this is what it says."""
         seen = self.status()["reports"]["seen"]
         try:

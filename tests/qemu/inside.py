@@ -166,7 +166,7 @@ class Vm:
         self.vmm = target
 
     def healthy(self):
-        report = self.guest.fresh_report(60)
+        report = self.guest.fresh_report()
         assert report["errors"] == 0, report
         peer = self.guest.status()["errors"]
         assert peer == 0, self.guest.status()

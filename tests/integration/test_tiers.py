@@ -71,8 +71,7 @@ def answer(s):
 
 
 def kill_target(attempt):
-    for pid in targets() - attempt.before:
-        os.kill(pid, signal.SIGKILL)
+    os.kill(attempt.target(), signal.SIGKILL)
 
 
 def hang_target(attempt):
@@ -84,8 +83,8 @@ def hang_target(attempt):
 
 # What happens: a line for the fault points, and after which phase was entered whom it hits.
 MISHAPS = {
-    "target killed in prepare": ("", "prepare", kill_target),
-    "target killed in check": ("", "check", kill_target),
+    "target killed in prepare": ("worker.prepared sleep 8000", "prepare", kill_target),
+    "target killed in check": ("worker.verified sleep 8000", "check", kill_target),
     "target hung while the guest stands still": ("", "freeze", hang_target),
     "worker killed in freeze": ("worker.frozen kill", "freeze", lambda a: None),
     "worker killed in load": ("worker.loaded kill", "freeze", lambda a: None),

@@ -26,8 +26,8 @@
 #define BLOCKER UPGRADED__V1__SEVERITY__SEVERITY_BLOCKER
 #define WARNING UPGRADED__V1__SEVERITY__SEVERITY_WARNING
 
-/* Starting takes 0.1 s on bare metal and seconds on an emulated host. */
-#define PROBE_TIMEOUT_US (30 * 1000 * 1000)
+/* Starting takes 0.1 s on bare metal, seconds on an emulated host, and longer on a busy one. */
+#define PROBE_LEAST_US (30 * 1000 * 1000ULL)
 
 struct probe {
 	const char *binary;
@@ -433,7 +433,10 @@ int probe_target(const char *binary, struct source *s, int source_pidfd, struct 
 		.stderr_fd = -EBADF,
 	};
 	struct waiter own = *w;
-	uint64_t deadline = now_us() + PROBE_TIMEOUT_US;
+	uint64_t now = now_us();
+	/* Who gave a phase more time gave the target more. */
+	uint64_t half = w->deadline_us > now ? (w->deadline_us - now) / 2 : 0;
+	uint64_t deadline = now + (half > PROBE_LEAST_US ? half : PROBE_LEAST_US);
 	int r;
 
 	*ret_version = NULL;

@@ -503,14 +503,15 @@ class BothDie(Native):
         self.assertEqual(self.guest.vmms(), [])
 
     def test_show_lists_what_is_held(self):
-        self.guest.order(f"target load sleep {3 * self.host.hold_ms}")
+        self.guest.order(f"target load sleep {6 * self.host.hold_ms}")
         attempt = self.host.begin(self.guest)
         self.guest.await_fault()
-        held = {item["name"]: item for item in self.guest.show()["custody"]}
-        self.assertEqual(set(held) - {"target-vm"}, {"start", "offer", "device-state", "target"})
-        self.assertEqual(sum(int(item.get("pinned", 0)) for item in held.values()), int(self.guest.show()["memory"]))
-        self.assertGreater(int(held["device-state"]["bytes"]), 0)
+        shown = self.guest.show()
         names = {name.split(".")[1] for name in self.host.store.settle()}
+        held = {item["name"]: item for item in shown["custody"]}
+        self.assertEqual(set(held) - {"target-vm"}, {"start", "offer", "device-state", "target"})
+        self.assertEqual(sum(int(item.get("pinned", 0)) for item in held.values()), int(shown["memory"]))
+        self.assertGreater(int(held["device-state"]["bytes"]), 0)
         self.assertEqual(names, set(held) - {"target-vm"})
         self.expect(COMMITTED, *attempt.join())
         self.assertNotIn("custody", {k: v for k, v in self.guest.show().items() if v})

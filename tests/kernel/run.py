@@ -59,8 +59,8 @@ WITHOUT_TDP_MMU = {"gmem_transfer_mmu_test": ["eopnotsupp_without_the_tdp_mmu"]}
 
 
 def make(*argv):
-    """What one of the makers prints; its progress goes to our error output."""
-    done = subprocess.run(argv, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+    """What one of the makers prints; its progress goes to our error output. Compilers give way to what is tested meanwhile."""
+    done = subprocess.run(["nice", *argv], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
     if done.returncode:
         raise RuntimeError(f"{' '.join(argv)} failed (status {done.returncode})")
     return pathlib.Path(done.stdout.strip())

@@ -129,18 +129,31 @@ static bool is_busy(const struct context *ctx, const struct vm *but)
 	return false;
 }
 
-/* The unit of the daemon that has the QEMU driver, libvirtd or virtqemud; NULL: none runs. */
-static char *daemon_unit(void)
+/*
+ * The unit of the daemon that has the QEMU driver, libvirtd or virtqemud. 0 and *ret_unit is
+ * NULL: no daemon runs; -ENOENT: it is no unit's. With cgroup v1 there are other hierarchies
+ * beside systemd's.
+ */
+static int daemon_unit(char **ret_unit)
 {
 	_cleanup_free_ char *cgroup = NULL;
 	pid_t pid = libvirt_daemon_pid();
-	char *name;
+	char *next = NULL;
 
+	*ret_unit = NULL;
 	if (!pid || proc_read(pid, "cgroup", &cgroup, NULL) < 0)
-		return NULL;
-	cgroup[strcspn(cgroup, "\n")] = '\0';
-	name = strrchr(cgroup, '/');
-	return name && strstr(name, ".service") ? strdup(name + 1) : NULL;
+		return 0;
+	for (char *line = strtok_r(cgroup, "\n", &next); line; line = strtok_r(NULL, "\n", &next)) {
+		char *name = strrchr(line, '/');
+
+		if (!strstr(line, "::/") && !strstr(line, ":name=systemd:/"))
+			continue;
+		if (!name || !strstr(name, ".service"))
+			continue;
+		*ret_unit = strdup(name + 1);
+		return *ret_unit ? 0 : -ENOMEM;
+	}
+	return -ENOENT;
 }
 
 static void let_start(struct context *ctx)
@@ -191,10 +204,11 @@ static int libvirt_finish(struct context *ctx, struct vm *vm)
 	if (l->n_starting)
 		return 0;
 	/* Nobody is there who could see the source end, and who starts now asks first. */
-	unit = daemon_unit();
-	if (!unit)
+	if (daemon_unit(&unit) >= 0 && !unit)
 		return 0;
 	if (l->restarting_us && now_us() - l->restarting_us < RESTART_US)
+		return 1;
+	if (!unit)
 		return 1;
 	if (systemd_restart(ctx->systemd, unit, &err) < 0) {
 		log_error(LOG_ERR, vm->pb->name, 0, &err, "libvirt does not get to know of the target");
@@ -206,9 +220,20 @@ static int libvirt_finish(struct context *ctx, struct vm *vm)
 
 /* ---- the driver ---- */
 
+/* A daemon that cannot be restarted would see the source end, and take the domain down. */
 static int libvirt_begin(struct context *ctx, struct vm *vm, struct error *err)
 {
-	return 0;
+	_cleanup_free_ char *unit = NULL;
+	int r = daemon_unit(&unit);
+
+	if (r == -ENOENT) {
+		error_set(err, -EOPNOTSUPP,
+			  "libvirt's daemon (process %d) is no unit of systemd's, so it cannot be "
+			  "restarted for %s",
+			  (int)libvirt_daemon_pid(), vm->pb->name);
+		error_hint(err, "end it and start its unit, libvirtd.service or virtqemud.service");
+	}
+	return r;
 }
 
 static void libvirt_commit(struct context *ctx, struct vm *vm, const CustodyPut *target,

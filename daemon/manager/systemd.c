@@ -594,6 +594,9 @@ int systemd_restart(struct systemd *s, const char *unit, struct error *err)
 
 	if (r < 0)
 		return r;
+	/* Or the fifth within ten seconds is refused, and the unit stays down. */
+	(void)sd_bus_call_method_async(s->bus, NULL, DESTINATION, MANAGER_PATH, MANAGER_INTERFACE,
+				       "ResetFailedUnit", NULL, NULL, "s", unit);
 	r = sd_bus_call_method_async(s->bus, NULL, DESTINATION, MANAGER_PATH, MANAGER_INTERFACE,
 				     "RestartUnit", NULL, NULL, "ss", unit, "replace");
 	return r < 0 ? error_errno(err, r, "cannot ask systemd to restart %s", unit) : 0;

@@ -535,6 +535,10 @@ static int freeze(struct upgrade *u, struct error *err)
 	struct qemu *q = u->vmm;
 	int r;
 
+	/* Its next one would see the source end. */
+	r = is_libvirts(u) ? libvirt_is_same(u, err) : 0;
+	if (r < 0)
+		return r;
 	/*
 	 * Before the source stops, but not earlier: from its accept() on the
 	 * target's main loop stands still until the first byte.
@@ -862,6 +866,7 @@ static int reach_source(struct upgrade *u, struct qemu *q, struct error *err)
 	_cleanup_error_ struct error ignored = ERROR_INIT;
 	_cleanup_free_ char *status = NULL;
 	bool through_libvirt = is_libvirts(u) && libvirt_is_there();
+	int r;
 
 	if (q->source_qmp &&
 	    qmp_string(q->source_qmp, "query-status", NULL, "status", &status, &ignored) >= 0)
@@ -872,7 +877,9 @@ static int reach_source(struct upgrade *u, struct qemu *q, struct error *err)
 		return connect_source(u, q, err);
 	if (try_source(u, q, through_libvirt, &ignored) >= 0)
 		return 0;
-	return try_source(u, q, !through_libvirt, err);
+	r = try_source(u, q, !through_libvirt, err);
+	/* libvirt's next daemon has the monitor, and who is confined has no way through it. */
+	return r < 0 && through_libvirt && u->confined ? -ECHILD : r;
 }
 
 static int undo(struct upgrade *u, struct error *err)

@@ -149,8 +149,17 @@ int libvirt_hold_connections(struct upgrade *u, const struct source_fd *fds, siz
 			   u->start->vm->name);
 		return -ENOTCONN;
 	}
+	u->libvirt_daemon = daemon;
 	put.name = (char *)"libvirt";
 	return link_put(&u->wait, &put, found.fd, found.n, err);
+}
+
+int libvirt_is_same(const struct upgrade *u, struct error *err)
+{
+	if (libvirt_daemon_pid() == u->libvirt_daemon && libvirt_is_there())
+		return 0;
+	return error_set(err, -ENOTCONN, "libvirt's daemon has ended meanwhile (process %d)",
+			 (int)u->libvirt_daemon);
 }
 
 static int read_vcpus(struct qmp *target, Upgraded__V1__FinishRequest__Vcpu **ret, size_t *ret_n,

@@ -33,6 +33,12 @@ int libvirt_hold_connections(struct upgrade *u, const struct source_fd *fds, siz
 			     struct error *err);
 
 /*
+ * -ENOTCONN: libvirt's daemon is not the one any more whose connections are in custody. To
+ * be asked when the daemon has heard of FREEZE: one that starts after that waits.
+ */
+int libvirt_is_same(const struct upgrade *u, struct error *err);
+
+/*
  * Tells the daemon who the target's vCPUs are, and waits until libvirt's daemon is
  * between its end and its start.
  */

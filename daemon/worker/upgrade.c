@@ -213,6 +213,7 @@ static int switch_over(struct upgrade *u, struct error *err)
 	r = confine(err);
 	if (r < 0)
 		return r;
+	u->confined = true;
 
 	enter(u, PHASE(CHECK), NULL);
 	limit_phase(u);
@@ -292,13 +293,18 @@ static Upgraded__V1__Outcome go_forward(struct upgrade *u, struct error *err)
 static Upgraded__V1__Outcome go_back(struct upgrade *u, const char *why, struct error *err)
 {
 	_cleanup_error_ struct error undo = ERROR_INIT;
+	int r;
 
 	u->wait.uninterruptible = true;
 	u->wait.deadline_us = now_us() + LAST_RESORT_US;
 	speak(u);
 	enter(u, PHASE(ROLLBACK), why);
 	fault_point(FAULT_UNDO);
-	if (u->driver->undo(u, &undo) < 0) {
+	r = u->driver->undo(u, &undo);
+	/* It takes a process that is not confined: the next worker is none. */
+	if (r == -ECHILD)
+		return OUTCOME(UNSPECIFIED);
+	if (r < 0) {
 		_cleanup_error_ struct error first = ERROR_INIT;
 
 		hold_see_out(u);

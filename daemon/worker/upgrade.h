@@ -35,9 +35,11 @@ struct upgrade {
 	Upgraded__V1__TargetPlan *plan; /* owned by the driver; NULL before PREPARE */
 	char *unit;             /* of systemd's, whose main process the source is; NULL: none */
 	bool unit_restarts;     /* it would start another VMM when both have ended */
+	pid_t libvirt_daemon;	/* whose connections are in custody */
 	struct inherited inherited; /* what a worker before this one put into custody */
 	int state;              /* the device state: see device_state.c; -EBADF: none */
 
+	bool confined;		/* can execute nothing any more */
 	bool quiet;             /* events are held back: the guest stands still */
 	Upgraded__V1__Event held[4];
 	size_t n_held;
@@ -80,7 +82,10 @@ struct driver {
 	int (*run)(struct upgrade *u, struct error *err);
 	/* After COMMIT: the source ends, the target takes its names. */
 	int (*finish)(struct upgrade *u, struct error *err);
-	/* Before COMMIT: the target ends, the source goes on. */
+	/*
+	 * Before COMMIT: the target ends, the source goes on. -ECHILD: this process is
+	 * confined, and one that is not is needed for the rest; it may be called there.
+	 */
 	int (*undo)(struct upgrade *u, struct error *err);
 	/*
 	 * In place of examine() and prepare(), when both VMMs are dead, or the target is

@@ -50,6 +50,21 @@ Phase upgrade_phase(const struct upgrade *u)
 	return u->phase;
 }
 
+bool upgrade_has_begun(const struct upgrade *u)
+{
+	return u->begun;
+}
+
+bool upgrade_is_finishing(const struct upgrade *u)
+{
+	return u->finishing;
+}
+
+bool upgrade_is_decided(const struct upgrade *u)
+{
+	return u->decided;
+}
+
 uint64_t upgrade_id(const struct upgrade *u)
 {
 	return u->start->upgrade_id;
@@ -191,6 +206,9 @@ bool upgrade_start_next(struct context *ctx)
 		_cleanup_error_ struct error err = ERROR_INIT;
 
 		if (u->begun || u->vm->working)
+			continue;
+		if (!u->aborted && manager_of(u->vm)->may_begin &&
+		    !manager_of(u->vm)->may_begin(ctx))
 			continue;
 		if (u->aborted)
 			error_set(&err, -ECANCELED, "aborted before it began");

@@ -43,10 +43,16 @@ int upgrade_resume(struct context *ctx, struct vm *vm, const struct unfinished *
 
 Phase upgrade_phase(const struct upgrade *u);
 
-/* Its worker waits for the manager, see manager.h. */
+/* A worker has been started for it. */
+bool upgrade_has_begun(const struct upgrade *u);
+/* Nothing is left to do but what the manager waits for: its finish(), see manager.h. */
 bool upgrade_is_finishing(const struct upgrade *u);
-/* The manager does not miss the source any more. */
-void upgrade_may_finish(struct upgrade *u);
+/* Its END is in the journal. */
+bool upgrade_is_decided(const struct upgrade *u);
+/* Tells the manager and writes END; the rest is upgrade_end()'s, which does it if need be. */
+void upgrade_decide(struct upgrade *u);
+/* Everything has been said and done. Frees @u, and may begin another one. */
+void upgrade_end(struct upgrade *u);
 /* What the worker has said of the target's vCPUs; NULL: nothing. */
 const FinishRequest *upgrade_target_vcpus(const struct upgrade *u);
 /* The manager is to start the VM with the target's binary from now on. */

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The end of an upgrade: its report, END in the journal, custody emptied, the
- * registry, the history, the manager and whoever asked told, in this order. Called
- * by upgrade_worker.c and upgrade_recovery.c when nothing is left to do, and by
- * upgrade.c for one that never began.
+ * The end of an upgrade: its report, the registry, what the manager must know whoever
+ * dies, END in the journal; then custody emptied, the history, the manager and whoever
+ * asked told, in this order. Called by upgrade_worker.c and upgrade_recovery.c when
+ * nothing is left to do, by upgrade.c for one that never began, and by a manager that
+ * had to be waited for: with the first half first (upgrade_decide()) where somebody
+ * waits for that.
  *
  * What if the daemon dies right now? Before END the next daemon has a worker undo or
  * finish what is undone or finished, and comes here again. After END the next daemon
@@ -127,9 +129,36 @@ static bool is_running(uint64_t id, void *userdata)
 	return false;
 }
 
-void upgrade_end(struct upgrade *u)
+void upgrade_decide(struct upgrade *u)
 {
 	JournalRecord end = UPGRADED__V1__JOURNAL_RECORD__INIT;
+	const struct manager_driver *manager = manager_of(u->vm);
+	Report *r = u->report;
+
+	if (u->decided)
+		return;
+	u->decided = true;
+	fill_report(u);
+	update_vm(u);
+	/* The guest has ended: nobody needs the place of a source that was kept (manager.h). */
+	if (r->outcome == OUTCOME(LOST) && (u->committed || u->rebuilds) &&
+	    upgrade_target_has_ended(u))
+		(void)pidfd_send_signal(u->source_pidfd, SIGKILL, NULL, 0);
+	if (manager->tell)
+		manager->tell(u->ctx, u->vm, r);
+	audit_report(r, outcome_text(r));
+	metrics_report(&u->ctx->metrics, r);
+	if (!u->begun)
+		return;
+	end.kind = UPGRADED__V1__JOURNAL_RECORD__KIND__END;
+	end.report = r;
+	fault_point(FAULT_END_DUE);
+	upgrade_journal_or_log(u, &end);
+	fault_point(FAULT_END_JOURNALED);
+}
+
+void upgrade_end(struct upgrade *u)
+{
 	Event event = UPGRADED__V1__EVENT__INIT;
 	struct context *ctx = u->ctx;
 	struct upgrade **at = &ctx->upgrades;
@@ -138,21 +167,7 @@ void upgrade_end(struct upgrade *u)
 	Report *r = u->report;
 	bool worked = u->begun;
 
-	fill_report(u);
-	update_vm(u);
-	/* The guest has ended: nobody needs the place of a source that was kept (manager.h). */
-	if (r->outcome == OUTCOME(LOST) && (u->committed || u->rebuilds) &&
-	    upgrade_target_has_ended(u))
-		(void)pidfd_send_signal(u->source_pidfd, SIGKILL, NULL, 0);
-	audit_report(r, outcome_text(r));
-	metrics_report(&ctx->metrics, r);
-	if (u->begun) {
-		end.kind = UPGRADED__V1__JOURNAL_RECORD__KIND__END;
-		end.report = r;
-		fault_point(FAULT_END_DUE);
-		upgrade_journal_or_log(u, &end);
-		fault_point(FAULT_END_JOURNALED);
-	}
+	upgrade_decide(u);
 	custody_clear(&u->custody);
 	fault_point(FAULT_CUSTODY_CLEARED);
 	history_append(ctx->history, r);

@@ -60,8 +60,9 @@ struct upgrade {
 	Report *report;
 	Report *spare; /* so that there is always one to end with */
 	Vm *found;     /* the VM as the worker left it */
-	FinishRequest *finish;	/* of the worker that runs; NULL: it has not asked */
-	uint64_t finish_id;	/* of that question; 0: it is answered */
+	FinishRequest *finish; /* of the last worker; NULL: it came to no such thing */
+	bool finishing;	       /* the manager's finish() has been asked */
+	bool decided;	       /* END is in the journal */
 };
 
 /* ---- upgrade.c ---- */
@@ -102,8 +103,6 @@ int upgrade_on_recovery(sd_event_source *s, uint64_t usec, void *userdata);
 
 /* ---- upgrade_end.c ---- */
 
-/* Everything has been said and done: u->report is set. Frees @u. */
-void upgrade_end(struct upgrade *u);
 /* Ends it with a report made here, because no worker can make one. Frees @u. */
 void upgrade_end_with(struct upgrade *u, Upgraded__V1__Outcome outcome, const char *why);
 

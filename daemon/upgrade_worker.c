@@ -204,25 +204,7 @@ static int on_finish(struct upgrade *u, Envelope *env)
 		return -EPROTO;
 	message_free(u->finish);
 	u->finish = TAKE_PTR(env->finish);
-	u->finish_id = env->id;
-	if (manager_of(u->vm)->finish(u->ctx, u->vm) == 0)
-		upgrade_may_finish(u);
-	return 0;
-}
-
-bool upgrade_is_finishing(const struct upgrade *u)
-{
-	return u->finish_id;
-}
-
-void upgrade_may_finish(struct upgrade *u)
-{
-	uint64_t id = u->finish_id;
-
-	u->finish_id = 0;
-	/* A worker that has died meanwhile is replaced, and the next one asks again. */
-	if (id && u->worker)
-		(void)worker_process_ack(u->worker, id);
+	return worker_process_ack(u->worker, env->id);
 }
 
 const FinishRequest *upgrade_target_vcpus(const struct upgrade *u)
@@ -293,6 +275,17 @@ static void on_lost(struct upgrade *u)
 	upgrade_recover(u, report->error);
 }
 
+/*
+ * Who manages the VM may have to let go of the source first. If the daemon dies while
+ * that is waited for, the next one has another worker look at it, and waits again.
+ */
+static void finish(struct upgrade *u)
+{
+	u->finishing = u->finish && u->report->outcome == OUTCOME(COMMITTED);
+	if (!u->finishing || manager_of(u->vm)->finish(u->ctx, u->vm) == 0)
+		upgrade_end(u);
+}
+
 static void on_ended(const char *how, void *userdata)
 {
 	struct upgrade *u = userdata;
@@ -308,7 +301,7 @@ static void on_ended(const char *how, void *userdata)
 		return;
 	}
 	if (u->report) {
-		upgrade_end(u);
+		finish(u);
 		return;
 	}
 	snprintf(why, sizeof(why), "its worker %s in phase %s", how, phase_name(u->phase));
@@ -374,7 +367,6 @@ int upgrade_run_worker(struct upgrade *u, Upgraded__V1__WorkerMode mode, struct 
 	struct worker_order order;
 	int r;
 
-	u->finish_id = 0;
 	start.mode = mode;
 	if (mode != UPGRADED__V1__WORKER_MODE__WORKER_UPGRADE) {
 		r = upgrade_open_target(u, &target);

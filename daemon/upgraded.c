@@ -321,7 +321,7 @@ static int open_all(struct context *ctx, struct error *err)
 		r = registry_open(ctx->event, vms, on_vm_gone, ctx, &ctx->registry, err);
 	if (r >= 0)
 		r = systemd_new(ctx, &ctx->systemd, err);
-	if (r >= 0 && libvirt_new(&ctx->libvirt) < 0)
+	if (r >= 0 && libvirt_new(ctx, &ctx->libvirt) < 0)
 		r = error_set(err, -ENOMEM, "out of memory");
 	if (r >= 0)
 		r = native_new(&ctx->native, err);

@@ -6,16 +6,27 @@
  * a hundred domains takes some milliseconds.
  *
  * libvirt's daemon must not see the source end: it would take the domain for dead and
- * its cgroup down with it. So what it is connected to is in custody (worker/libvirt.c), and
- * when the target runs and has the source's names, the worker waits (finish()) until
- * libvirt's daemon is between its end and its start: we have it restarted, and its unit's
- * ExecStartPre= asks us and waits (LibvirtStarting). Then the status files are changed
- * (done()), and it may start: all else was done while it was there. The same question
- * comes when it starts for any other reason.
+ * its cgroup down with it. So what it is connected to is in custody (worker/libvirt.c) until
+ * that daemon is between its end and its start: when the target runs and answers by the
+ * source's names, and the worker has ended (finish()), we have libvirt restarted, and its
+ * unit's ExecStartPre= asks us and waits (LibvirtStarting). Then the status files are
+ * changed (tell()), END is written and it may start: all else was done while it was there,
+ * or is done when it starts. The same question comes when it starts for any other reason.
  *
- * Owns the questions that wait. If this process dies, they are asked again, of the next
- * daemon; the domain's target runs on all the while. What the registry has of a domain
- * that has ended or was started anew meanwhile is put right at the next look.
+ * A restart cuts the way by which other upgrades reach their sources. So it is put off
+ * until all that have begun are as far, no more begin meanwhile, and it serves them all.
+ *
+ * Owns the questions that wait, and the upgrades that do have their custody. What if this
+ * process dies?
+ *   before the restart is asked for   the next daemon has another worker look at each of
+ *                                     these upgrades, which ends the same, and goes on
+ *   from then until the question      the same; the question waits for those workers
+ *   while the question waits          it is asked again, of the next daemon (libvirt_starting.c)
+ *   between two status files          each is whole, and is written again: no END yet
+ *   after END                         the status is right and on its disk; who asks may start
+ * In all of it the domain's target runs on, and libvirt does not start on a status file
+ * that names the source. What the registry has of a domain that has ended or was started
+ * anew meanwhile is put right at the next look.
  */
 #include "manager/libvirt.h"
 
@@ -23,6 +34,7 @@
 #include "log.h"
 #include "manager/libvirt_files.h"
 #include "manager/systemd.h"
+#include "oneshot.h"
 #include "procfs.h"
 #include "registry.h"
 #include "standstill.h"
@@ -35,23 +47,43 @@
 #define STARTING_MAX 4
 /* systemd gives a start that long. A restart that fails brings no question at all. */
 #define RESTART_US (90 * 1000000ULL)
+/* For so long the first that is ready for it waits for others. */
+#define OTHERS_US (60 * 1000000ULL)
+/* What empties custody keeps PID 1 from starting it: not before it has started. */
+#define AFTER_START_US 250000
 
 #define _cleanup_status_ _cleanup_(libvirt_status_freep)
 
 struct libvirt {
+	struct context *ctx;
+	sd_event_source *later; /* calls on_later() */
 	uint64_t restarting_us; /* when one was asked for that has not come yet; 0: none */
+	uint64_t others_until_us;		 /* 0: none waits for others */
 	struct requester starting[STARTING_MAX]; /* who waits with the start of a daemon */
 	size_t n_starting;
 };
 
-int libvirt_new(struct libvirt **ret_libvirt)
+static int on_later(sd_event_source *s, uint64_t usec, void *userdata);
+
+int libvirt_new(struct context *ctx, struct libvirt **ret_libvirt)
 {
-	*ret_libvirt = calloc(1, sizeof(**ret_libvirt));
-	return *ret_libvirt ? 0 : -ENOMEM;
+	struct libvirt *l = calloc(1, sizeof(*l));
+
+	if (!l || sd_event_add_time(ctx->event, &l->later, CLOCK_MONOTONIC, UINT64_MAX, 0, on_later,
+				    l) < 0) {
+		free(l);
+		return -ENOMEM;
+	}
+	l->ctx = ctx;
+	*ret_libvirt = l;
+	return 0;
 }
 
 void libvirt_freep(struct libvirt **l)
 {
+	if (!*l)
+		return;
+	sd_event_source_disable_unref((*l)->later);
 	free(*l);
 	*l = NULL;
 }
@@ -124,9 +156,19 @@ static bool is_busy(const struct context *ctx, const struct vm *but)
 {
 	for (struct vm *vm = registry_first(ctx->registry); vm; vm = vm->next)
 		if (vm != but && vm->upgrade && is_libvirts(vm) &&
-		    upgrade_phase(vm->upgrade) >= PHASE(FREEZE))
+		    !upgrade_is_decided(vm->upgrade) && upgrade_phase(vm->upgrade) >= PHASE(FREEZE))
 			return true;
 	return false;
+}
+
+/* An upgrade that has come to finish() and waits, or (@want false) one that is not so far. */
+static struct upgrade *find_finishing(const struct context *ctx, bool want)
+{
+	for (struct vm *vm = registry_first(ctx->registry); vm; vm = vm->next)
+		if (vm->upgrade && is_libvirts(vm) && upgrade_has_begun(vm->upgrade) &&
+		    upgrade_is_finishing(vm->upgrade) == want)
+			return vm->upgrade;
+	return NULL;
 }
 
 /*
@@ -164,25 +206,90 @@ static void let_start(struct context *ctx)
 		server_reply_ack(ctx->server, &l->starting[--l->n_starting]);
 }
 
-static void let_finish(struct context *ctx)
+static void decide_finishing(struct context *ctx)
 {
 	for (struct vm *vm = registry_first(ctx->registry); vm; vm = vm->next)
 		if (vm->upgrade && is_libvirts(vm) && upgrade_is_finishing(vm->upgrade))
-			upgrade_may_finish(vm->upgrade);
+			upgrade_decide(vm->upgrade);
+}
+
+static void end_finishing(struct context *ctx)
+{
+	struct upgrade *u;
+
+	while ((u = find_finishing(ctx, true)))
+		upgrade_end(u);
+}
+
+/* One that is told of, and whose end is left to on_later(). */
+static struct upgrade *find_decided(const struct context *ctx)
+{
+	for (struct vm *vm = registry_first(ctx->registry); vm; vm = vm->next)
+		if (vm->upgrade && is_libvirts(vm) && upgrade_is_finishing(vm->upgrade) &&
+		    upgrade_is_decided(vm->upgrade))
+			return vm->upgrade;
+	return NULL;
+}
+
+static bool is_restarting(const struct libvirt *l)
+{
+	return l->restarting_us && now_us() - l->restarting_us < RESTART_US;
+}
+
+/* Once for all that wait for it; what is not due yet is looked at again. */
+static void restart_when_due(struct context *ctx)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+	_cleanup_free_ char *unit = NULL;
+	struct libvirt *l = ctx->libvirt;
+	struct upgrade *first = find_finishing(ctx, true);
+	uint64_t now = now_us();
+
+	if (!first || find_decided(ctx) || is_restarting(l))
+		return;
+	if (!l->others_until_us)
+		l->others_until_us = now + OTHERS_US;
+	if (find_finishing(ctx, false) && now < l->others_until_us) {
+		oneshot_arm(l->later, l->others_until_us - now);
+		return;
+	}
+	if (daemon_unit(&unit) >= 0 && !unit) {
+		end_finishing(ctx);
+		return;
+	}
+	if (!unit)
+		error_set(&err, -ENOENT, "libvirt's daemon is no unit of systemd's");
+	if (!unit || systemd_restart(ctx->systemd, unit, &err) < 0)
+		log_error(LOG_ERR, NULL, upgrade_id(first), &err,
+			  "libvirt does not get to know of the target");
+	l->restarting_us = now;
+	oneshot_arm(l->later, RESTART_US);
+}
+
+static int on_later(sd_event_source *s, uint64_t usec, void *userdata)
+{
+	struct libvirt *l = userdata;
+	struct upgrade *u;
+
+	while ((u = find_decided(l->ctx)))
+		upgrade_end(u);
+	restart_when_due(l->ctx);
+	return 0;
 }
 
 int libvirt_starting(struct context *ctx, const struct requester *from, struct error *err)
 {
 	struct libvirt *l = ctx->libvirt;
 
-	l->restarting_us = 0;
+	l->restarting_us = l->others_until_us = 0;
 	if (l->n_starting == STARTING_MAX)
 		return error_set(err, -EBUSY, "libvirt's daemon is being started already");
 	l->starting[l->n_starting++] = *from;
-	if (is_busy(ctx, NULL))
-		let_finish(ctx);
-	else
+	decide_finishing(ctx);
+	if (!is_busy(ctx, NULL))
 		let_start(ctx);
+	if (find_decided(ctx))
+		oneshot_arm(l->later, AFTER_START_US);
 	return 0;
 }
 
@@ -193,29 +300,6 @@ void libvirt_closed(struct context *ctx, uint64_t client)
 	for (size_t i = l->n_starting; i-- > 0;)
 		if (l->starting[i].client == client)
 			l->starting[i] = l->starting[--l->n_starting];
-}
-
-static int libvirt_finish(struct context *ctx, struct vm *vm)
-{
-	_cleanup_error_ struct error err = ERROR_INIT;
-	_cleanup_free_ char *unit = NULL;
-	struct libvirt *l = ctx->libvirt;
-
-	if (l->n_starting)
-		return 0;
-	/* Nobody is there who could see the source end, and who starts now asks first. */
-	if (daemon_unit(&unit) >= 0 && !unit)
-		return 0;
-	if (l->restarting_us && now_us() - l->restarting_us < RESTART_US)
-		return 1;
-	if (!unit)
-		return 1;
-	if (systemd_restart(ctx->systemd, unit, &err) < 0) {
-		log_error(LOG_ERR, vm->pb->name, 0, &err, "libvirt does not get to know of the target");
-		return 1;
-	}
-	l->restarting_us = now_us();
-	return 1;
 }
 
 /* ---- the driver ---- */
@@ -270,9 +354,29 @@ static void place_vcpus(pid_t target, const FinishRequest *request)
 	}
 }
 
+static int libvirt_finish(struct context *ctx, struct vm *vm)
+{
+	_cleanup_free_ char *unit = NULL;
+	int r = daemon_unit(&unit);
+
+	if (upgrade_target(vm->upgrade))
+		place_vcpus(upgrade_target(vm->upgrade)->pid, upgrade_target_vcpus(vm->upgrade));
+	/* Nobody is there who could see the source end, and who starts now asks first. */
+	if (ctx->libvirt->n_starting || (r >= 0 && !unit))
+		return 0;
+	restart_when_due(ctx);
+	return 1;
+}
+
+/* Between the restart and its question it would begin with a connection that is cut. */
+static bool libvirt_may_begin(struct context *ctx)
+{
+	return !is_restarting(ctx->libvirt) && !find_finishing(ctx, true);
+}
+
 /* @emulator: to be remembered as well, or NULL. */
-static int tell(struct vm *vm, pid_t target, const FinishRequest *request, const char *emulator,
-		struct error *err)
+static int write_status(struct vm *vm, pid_t target, const FinishRequest *request,
+			const char *emulator, struct error *err)
 {
 	_cleanup_free_ struct libvirt_vcpu *vcpus = calloc(request->n_vcpus + 1, sizeof(*vcpus));
 	_cleanup_status_ struct libvirt_status *s = NULL;
@@ -294,21 +398,26 @@ static int tell(struct vm *vm, pid_t target, const FinishRequest *request, const
 	return r;
 }
 
-static void libvirt_done(struct context *ctx, struct vm *vm, const Report *report)
+static void libvirt_tell(struct context *ctx, struct vm *vm, const Report *report)
 {
 	const FinishRequest *request = vm->upgrade ? upgrade_target_vcpus(vm->upgrade) : NULL;
 	_cleanup_error_ struct error err = ERROR_INIT;
 
-	if (report->outcome == OUTCOME(COMMITTED) && report->target && request) {
-		place_vcpus(report->target->pid, request);
-		if (tell(vm, report->target->pid, request,
+	if (report->outcome != OUTCOME(COMMITTED) || !report->target || !request)
+		return;
+	if (write_status(vm, report->target->pid, request,
 			 upgrade_sets_emulator(vm->upgrade) ? report->target_binary : NULL,
 			 &err) < 0)
-			log_error(LOG_CRIT, vm->pb->name, report->upgrade_id, &err,
-				  "libvirt does not know of the target");
-	}
+		log_error(LOG_CRIT, vm->pb->name, report->upgrade_id, &err,
+			  "libvirt does not know of the target");
+}
+
+static void libvirt_done(struct context *ctx, struct vm *vm, const Report *report)
+{
 	if (!is_busy(ctx, vm))
 		let_start(ctx);
+	/* Others may have waited for this one. Not from here: it is still in the list. */
+	oneshot_arm(ctx->libvirt->later, 0);
 }
 
 static void libvirt_gone(struct context *ctx, struct vm *vm)
@@ -328,9 +437,11 @@ static int libvirt_place(struct context *ctx, struct vm *vm, const CustodyPut *s
 const struct manager_driver manager_libvirt = {
 	.name = "libvirt",
 	.needs_source = true,
+	.may_begin = libvirt_may_begin,
 	.begin = libvirt_begin,
 	.commit = libvirt_commit,
 	.finish = libvirt_finish,
+	.tell = libvirt_tell,
 	.done = libvirt_done,
 	.gone = libvirt_gone,
 	.place = libvirt_place,

@@ -9,7 +9,7 @@
 
 struct libvirt;
 
-int libvirt_new(struct libvirt **ret_libvirt);
+int libvirt_new(struct context *ctx, struct libvirt **ret_libvirt);
 void libvirt_freep(struct libvirt **libvirt);
 
 extern const struct manager_driver manager_libvirt;

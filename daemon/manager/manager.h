@@ -22,11 +22,18 @@ struct manager_driver {
 	 */
 	void (*commit)(struct context *ctx, struct vm *vm, const CustodyPut *target,
 		       pid_t source);
+	/* May an upgrade begin now? NULL: at any time. schedule() asks again. */
+	bool (*may_begin)(struct context *ctx);
 	/*
-	 * The target runs and has the source's names, the source has ended. 0: that may
-	 * be seen; 1: not yet, upgrade_may_finish() says when.
+	 * The target runs and has the source's names; source and worker have ended. 0: that
+	 * may be seen; 1: not yet, and upgrade_end() is the driver's to call.
 	 */
 	int (*finish)(struct context *ctx, struct vm *vm);
+	/*
+	 * The upgrade is about to have its END in the journal: what must be told whoever
+	 * dies. Called again when the daemon died before that. NULL: nothing.
+	 */
+	void (*tell)(struct context *ctx, struct vm *vm, const Report *report);
 	/* The upgrade has ended and @vm is what it is from now on. */
 	void (*done)(struct context *ctx, struct vm *vm, const Report *report);
 	/*

@@ -755,10 +755,14 @@ static int finish(struct upgrade *u, struct error *err)
 		r = run_command(q->target_qmp, plan->commands[i], err);
 		first = first ?: r;
 	}
-	/* Last, because libvirt's daemon is away from here on: what it reads is left to be done. */
 	if (!is_libvirts(u))
 		return first;
-	r = libvirt_part(u, q->target_qmp, err);
+	/* libvirt kills a QEMU that does not answer by this name. */
+	qmp_freep(&q->target_qmp);
+	u->wait.what = "the target's monitor to answer where libvirt looks for it";
+	r = qmp_connect(u->start->vm->qmp, "the target", &u->wait, &q->target_qmp, err);
+	if (r >= 0)
+		r = libvirt_part(u, q->target_qmp, err);
 	return r == -EOWNERDEAD ? r : first ?: r;
 }
 

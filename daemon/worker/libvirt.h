@@ -38,10 +38,7 @@ int libvirt_hold_connections(struct upgrade *u, const struct source_fd *fds, siz
  */
 int libvirt_is_same(const struct upgrade *u, struct error *err);
 
-/*
- * Tells the daemon who the target's vCPUs are, and waits until libvirt's daemon is
- * between its end and its start.
- */
+/* Tells the daemon who the target's vCPUs are, for when libvirt's daemon is restarted. */
 int libvirt_part(struct upgrade *u, struct qmp *target, struct error *err);
 
 #endif

@@ -60,7 +60,7 @@ static void start_daemon(struct fixture *f)
 	assert_int_equal(registry_open(f->ctx.event, vms, on_gone, NULL, &f->ctx.registry, NULL),
 			 0);
 	assert_int_equal(systemd_new(&f->ctx, &f->ctx.systemd, NULL), 0);
-	assert_int_equal(libvirt_new(&f->ctx.libvirt), 0);
+	assert_int_equal(libvirt_new(&f->ctx, &f->ctx.libvirt), 0);
 	assert_int_equal(native_new(&f->ctx.native, NULL), 0);
 	assert_int_equal(server_new(f->ctx.event, NULL, NULL, NULL, NULL, &f->ctx.server, NULL), 0);
 }

@@ -11,13 +11,12 @@ import time
 import unittest
 
 from answers import documents
-from host import Guest, UPGRADECTL, ROLLED_BACK, qemus, tell, wait_until
+from host import BOOT_SECONDS, Guest, UPGRADECTL, ROLLED_BACK, qemus, tell, wait_until
 
 OLD, NEW = list(qemus().values())[0], list(qemus().values())[-1]
 # The emulated host is slow: less memory and a slower beat, which goes before everything in the guest, leave it some time.
 LIGHT = {"load_mem": 32, "heartbeat_us": 10000,
          "cmdline": "load.mem_rate=400 load.net_pause_us=40000 load.disk_pause_ms=300"}
-BOOT_SECONDS = 300  # for a guest on a machine that is slow, and busy with another emulated host
 MONITOR_PORT = 5555
 # Read by the daemon and the workers (daemon/fault_point.c); the tests write it.
 FAULTS = pathlib.Path("/run/upgraded-faults/list")

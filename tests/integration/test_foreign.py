@@ -93,7 +93,7 @@ class ByHand(Guest):
         argv[argv.index("-machine") + 1] += ",memory-backend=ram0,aux-ram-share=on"
         self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=open(self.dir / "log", "w"),
                                         stderr=subprocess.STDOUT)
-        self.wait_ready(75)
+        self.wait_ready()
 
     def stop(self):
         last = current(self.name)

@@ -20,6 +20,7 @@ TOOLS = pathlib.Path("/usr/lib/upgraded-test")
 UPGRADECTL = "upgradectl"
 
 COMMITTED, REFUSED, ROLLED_BACK, NO_SUCH_VM, LOST = 0, 3, 4, 5, 8  # exit statuses of upgradectl
+BOOT_SECONDS = 300  # for a guest on a machine that is slow, and busy with another emulated host
 REPORT_SECONDS = 90  # two reports over an emulated serial port, in a busy emulated host: who waits longer hangs
 
 
@@ -174,7 +175,7 @@ class Guest:
                 "-device", "e1000e,netdev=net0",
                 "-device", "isa-serial,chardev=report"]
 
-    def start(self, binary, ready=60, tries=3):
+    def start(self, binary, ready=BOOT_SECONDS, tries=3):
         """Under emulation a guest with two processors sometimes hangs while it boots: try again, and say so."""
         for left in reversed(range(tries)):
             self.prepare()
@@ -191,7 +192,7 @@ class Guest:
                 self.stop()
                 self.dir.mkdir()
 
-    def wait_ready(self, seconds=90):
+    def wait_ready(self, seconds=BOOT_SECONDS):
         r = subprocess.run([TOOLS / "loadwatch", "--ctl", self.dir / "watch", "wait-ready", str(seconds)],
                            capture_output=True, text=True)
         if r.returncode:

@@ -9,7 +9,7 @@ import sys
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "lib"))
-from host import Guest, UPGRADECTL, default_machine, qemus, tell
+from host import REPORT_SECONDS, Guest, UPGRADECTL, default_machine, qemus, tell, wait_until
 
 BEAT_MS = 5
 
@@ -29,14 +29,14 @@ def main(path, tier, *patched):
     # would leave the load nothing on a slow computer. Not virtio: QEMU 10.0.13 gives its rings sizes that 11.1 refuses
     # (docs/limits.md).
     firmware = ["-L", "/usr/share/seabios", "-L", "/usr/share/qemu"] if patched else []
-    with Guest("demo", memory=512, load_mem=128, machine=machine, virtio=False, extra=firmware,
+    with Guest("demo", memory=512, smp=1, load_mem=64, machine=machine, virtio=False, extra=firmware,
                heartbeat_us=BEAT_MS * 1000, cmdline="load.net_pause_us=20000 load.disk_pause_ms=100") as guest:
         tell(f"$ upgradectl run demo -- {old_path} ...\n"
-             "  a Linux guest: 2 vCPUs, 512 MiB, VGA, a qcow2 disk on AHCI, e1000e on a tap")
+             "  a Linux guest: 1 vCPU, 512 MiB, VGA, a qcow2 disk on AHCI, e1000e on a tap")
         guest.start(old_path)
         guest.mark("before")
         time.sleep(3)
-        before = guest.window("before")
+        before = wait_until(lambda: (seen := guest.window("before"))["guest"] and seen, REPORT_SECONDS, "the guest reports")
         work = before["guest"]
         tell(f"  under load: {work['mem']['pages_per_s']} pages/s checked and rewritten, "
              f"{work['disk']['fsyncs']} fsyncs, {work['net']['received'] >> 10} KiB over TCP, "

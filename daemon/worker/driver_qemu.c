@@ -882,8 +882,13 @@ static int reach_source(struct upgrade *u, struct qemu *q, struct error *err)
 	if (try_source(u, q, through_libvirt, &ignored) >= 0)
 		return 0;
 	r = try_source(u, q, !through_libvirt, err);
-	/* libvirt's next daemon has the monitor, and who is confined has no way through it. */
-	return r < 0 && through_libvirt && u->confined ? -ECHILD : r;
+	if (r >= 0 || !through_libvirt)
+		return r;
+	/* libvirt has the monitor. Who is confined has no way through it; else it is slow. */
+	if (u->confined)
+		return -ECHILD;
+	error_clear(err);
+	return libvirt_connect(u->start->vm->unit, "the source", &u->wait, &q->source_qmp, err);
 }
 
 static int undo(struct upgrade *u, struct error *err)

@@ -185,11 +185,11 @@ class Attempt:
             except Exception as e:  # pylint: disable=broad-except
                 self.trouble.append(f"at {message['phase']}: {e!r}")
 
-    def target(self, seconds=60):
+    def target(self, seconds=200):
         """The target's pid, as soon as there is one."""
         return wait_until(lambda: targets() - self.before, seconds, "a target is started").pop()
 
-    def wait(self, seconds=150):
+    def wait(self, seconds=300):
         """Returns (exit status, report)."""
         try:
             self.process.wait(seconds)

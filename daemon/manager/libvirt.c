@@ -56,9 +56,9 @@
 
 struct libvirt {
 	struct context *ctx;
-	sd_event_source *later; /* calls on_later() */
-	uint64_t restarting_us; /* when one was asked for that has not come yet; 0: none */
-	uint64_t others_until_us;		 /* 0: none waits for others */
+	sd_event_source *later;	  /* calls on_later() */
+	uint64_t restarting_us;	  /* when one was asked for that has not come yet; 0: none */
+	uint64_t others_until_us; /* 0: none waits for others */
 	struct requester starting[STARTING_MAX]; /* who waits with the start of a daemon */
 	size_t n_starting;
 };
@@ -150,25 +150,35 @@ static bool is_libvirts(const struct vm *vm)
 	return manager_of(vm) == &manager_libvirt;
 }
 
-/* A source that may stand still, but for that of @but: a daemon that starts now would hang on it.
- */
-static bool is_busy(const struct context *ctx, const struct vm *but)
+/* Of libvirt's, one of which @is is true; NULL: none. */
+static struct upgrade *find(const struct context *ctx, bool (*is)(const struct upgrade *u))
 {
 	for (struct vm *vm = registry_first(ctx->registry); vm; vm = vm->next)
-		if (vm != but && vm->upgrade && is_libvirts(vm) &&
-		    !upgrade_is_decided(vm->upgrade) && upgrade_phase(vm->upgrade) >= PHASE(FREEZE))
-			return true;
-	return false;
-}
-
-/* An upgrade that has come to finish() and waits, or (@want false) one that is not so far. */
-static struct upgrade *find_finishing(const struct context *ctx, bool want)
-{
-	for (struct vm *vm = registry_first(ctx->registry); vm; vm = vm->next)
-		if (vm->upgrade && is_libvirts(vm) && upgrade_has_begun(vm->upgrade) &&
-		    upgrade_is_finishing(vm->upgrade) == want)
+		if (vm->upgrade && is_libvirts(vm) && is(vm->upgrade))
 			return vm->upgrade;
 	return NULL;
+}
+
+/* Its source may stand still: a daemon that starts now would hang on it. */
+static bool is_in_the_way(const struct upgrade *u)
+{
+	return !upgrade_is_decided(u) && upgrade_phase(u) >= PHASE(FREEZE);
+}
+
+static bool is_before_finish(const struct upgrade *u)
+{
+	return upgrade_has_begun(u) && !upgrade_is_finishing(u);
+}
+
+static bool is_to_be_decided(const struct upgrade *u)
+{
+	return upgrade_is_finishing(u) && !upgrade_is_decided(u);
+}
+
+/* Told of, and its end is left to on_later(). */
+static bool is_to_be_ended(const struct upgrade *u)
+{
+	return upgrade_is_finishing(u) && upgrade_is_decided(u);
 }
 
 /*
@@ -206,29 +216,12 @@ static void let_start(struct context *ctx)
 		server_reply_ack(ctx->server, &l->starting[--l->n_starting]);
 }
 
-static void decide_finishing(struct context *ctx)
-{
-	for (struct vm *vm = registry_first(ctx->registry); vm; vm = vm->next)
-		if (vm->upgrade && is_libvirts(vm) && upgrade_is_finishing(vm->upgrade))
-			upgrade_decide(vm->upgrade);
-}
-
-static void end_finishing(struct context *ctx)
+static void end_all(struct context *ctx, bool (*is)(const struct upgrade *u))
 {
 	struct upgrade *u;
 
-	while ((u = find_finishing(ctx, true)))
+	while ((u = find(ctx, is)))
 		upgrade_end(u);
-}
-
-/* One that is told of, and whose end is left to on_later(). */
-static struct upgrade *find_decided(const struct context *ctx)
-{
-	for (struct vm *vm = registry_first(ctx->registry); vm; vm = vm->next)
-		if (vm->upgrade && is_libvirts(vm) && upgrade_is_finishing(vm->upgrade) &&
-		    upgrade_is_decided(vm->upgrade))
-			return vm->upgrade;
-	return NULL;
 }
 
 static bool is_restarting(const struct libvirt *l)
@@ -242,19 +235,19 @@ static void restart_when_due(struct context *ctx)
 	_cleanup_error_ struct error err = ERROR_INIT;
 	_cleanup_free_ char *unit = NULL;
 	struct libvirt *l = ctx->libvirt;
-	struct upgrade *first = find_finishing(ctx, true);
+	struct upgrade *first = find(ctx, upgrade_is_finishing);
 	uint64_t now = now_us();
 
-	if (!first || find_decided(ctx) || is_restarting(l))
+	if (!first || find(ctx, is_to_be_ended) || is_restarting(l))
 		return;
 	if (!l->others_until_us)
 		l->others_until_us = now + OTHERS_US;
-	if (find_finishing(ctx, false) && now < l->others_until_us) {
+	if (find(ctx, is_before_finish) && now < l->others_until_us) {
 		oneshot_arm(l->later, l->others_until_us - now);
 		return;
 	}
 	if (daemon_unit(&unit) >= 0 && !unit) {
-		end_finishing(ctx);
+		end_all(ctx, upgrade_is_finishing);
 		return;
 	}
 	if (!unit)
@@ -269,10 +262,8 @@ static void restart_when_due(struct context *ctx)
 static int on_later(sd_event_source *s, uint64_t usec, void *userdata)
 {
 	struct libvirt *l = userdata;
-	struct upgrade *u;
 
-	while ((u = find_decided(l->ctx)))
-		upgrade_end(u);
+	end_all(l->ctx, is_to_be_ended);
 	restart_when_due(l->ctx);
 	return 0;
 }
@@ -280,15 +271,17 @@ static int on_later(sd_event_source *s, uint64_t usec, void *userdata)
 int libvirt_starting(struct context *ctx, const struct requester *from, struct error *err)
 {
 	struct libvirt *l = ctx->libvirt;
+	struct upgrade *u;
 
 	l->restarting_us = l->others_until_us = 0;
 	if (l->n_starting == STARTING_MAX)
 		return error_set(err, -EBUSY, "libvirt's daemon is being started already");
 	l->starting[l->n_starting++] = *from;
-	decide_finishing(ctx);
-	if (!is_busy(ctx, NULL))
+	while ((u = find(ctx, is_to_be_decided)))
+		upgrade_decide(u);
+	if (!find(ctx, is_in_the_way))
 		let_start(ctx);
-	if (find_decided(ctx))
+	if (find(ctx, is_to_be_ended))
 		oneshot_arm(l->later, AFTER_START_US);
 	return 0;
 }
@@ -371,7 +364,7 @@ static int libvirt_finish(struct context *ctx, struct vm *vm)
 /* Between the restart and its question it would begin with a connection that is cut. */
 static bool libvirt_may_begin(struct context *ctx)
 {
-	return !is_restarting(ctx->libvirt) && !find_finishing(ctx, true);
+	return !is_restarting(ctx->libvirt) && !find(ctx, upgrade_is_finishing);
 }
 
 /* @emulator: to be remembered as well, or NULL. */
@@ -414,7 +407,7 @@ static void libvirt_tell(struct context *ctx, struct vm *vm, const Report *repor
 
 static void libvirt_done(struct context *ctx, struct vm *vm, const Report *report)
 {
-	if (!is_busy(ctx, vm))
+	if (!find(ctx, is_in_the_way))
 		let_start(ctx);
 	/* Others may have waited for this one. Not from here: it is still in the list. */
 	oneshot_arm(ctx->libvirt->later, 0);

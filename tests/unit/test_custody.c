@@ -162,6 +162,7 @@ static void sums_tell_state_from_guest_memory(void **state)
 
 /* What systemd would have: the fds by their names, in the order they came. */
 struct systemd {
+	sd_event *event; /* the daemon's, in which it tries again */
 	int sock;
 	char dir[32];
 	char path[48];
@@ -169,6 +170,17 @@ struct systemd {
 	int fd[64];
 	size_t n, removed;
 };
+
+static void systemd_hears(struct systemd *s)
+{
+	setenv("NOTIFY_SOCKET", s->path, 1);
+}
+
+/* Until systemd_hears(). */
+static void systemd_is_deaf(void)
+{
+	setenv("NOTIFY_SOCKET", "/nonexistent/socket", 1);
+}
 
 static void systemd_start(struct systemd *s)
 {
@@ -180,7 +192,8 @@ static void systemd_start(struct systemd *s)
 	strcpy(addr.sun_path, s->path);
 	s->sock = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	assert_int_equal(bind(s->sock, (struct sockaddr *)&addr, sizeof(addr)), 0);
-	setenv("NOTIFY_SOCKET", s->path, 1);
+	systemd_hears(s);
+	assert_true(sd_event_default(&s->event) >= 0);
 }
 
 static void remove_name(struct systemd *s, const char *name)
@@ -236,6 +249,7 @@ static void systemd_end(struct systemd *s)
 	unlink(s->path);
 	rmdir(s->dir);
 	unsetenv("NOTIFY_SOCKET");
+	sd_event_unref(s->event);
 }
 
 static struct fd_store *new_store(void)
@@ -331,25 +345,21 @@ static void what_cannot_be_taken_out_now_is_taken_out_later(void **state)
 	struct fixture *f = *state;
 	struct fd_store *store;
 	struct systemd s;
-	sd_event *event;
 
 	systemd_start(&s);
 	begin(f, &store);
-	assert_true(sd_event_default(&event) >= 0);
 	assert_int_equal(put(f, "cpr", "bytes", 5, 1, false), 0);
 	systemd_obey(&s);
 	assert_int_equal(s.n, 2);
-	/* systemd is deaf for a while. */
-	setenv("NOTIFY_SOCKET", "/nonexistent/socket", 1);
+	systemd_is_deaf();
 	custody_clear(&f->c);
-	setenv("NOTIFY_SOCKET", s.path, 1);
+	systemd_hears(&s);
 	systemd_obey(&s);
 	assert_int_equal(s.n, 2);
-	assert_true(sd_event_run(event, 10000000) > 0);
+	assert_true(sd_event_run(s.event, 10000000) > 0);
 	systemd_obey(&s);
 	assert_int_equal(s.n, 0);
 	fd_store_freep(&store);
-	sd_event_unref(event);
 	systemd_end(&s);
 }
 
@@ -358,19 +368,16 @@ static void what_cannot_be_stored_now_is_stored_later(void **state)
 	struct fixture *f = *state;
 	struct fd_store *store;
 	struct systemd s;
-	sd_event *event;
 
 	systemd_start(&s);
 	begin(f, &store);
-	assert_true(sd_event_default(&event) >= 0);
 	assert_int_equal(put(f, "cpr", "bytes", 5, 2, false), 0);
-	/* systemd is deaf for a while. */
-	setenv("NOTIFY_SOCKET", "/nonexistent/socket", 1);
+	systemd_is_deaf();
 	assert_int_equal(put(f, "target", "new", 3, 1, false), 0);
-	setenv("NOTIFY_SOCKET", s.path, 1);
+	systemd_hears(&s);
 	systemd_obey(&s);
 	assert_int_equal(s.n, 3);
-	assert_true(sd_event_run(event, 10000000) > 0);
+	assert_true(sd_event_run(s.event, 10000000) > 0);
 	systemd_obey(&s);
 	assert_int_equal(s.n, 5);
 	restart(f, &s, &store, SIZE_MAX);
@@ -380,7 +387,6 @@ static void what_cannot_be_stored_now_is_stored_later(void **state)
 	systemd_obey(&s);
 	assert_int_equal(s.n, 0);
 	fd_store_freep(&store);
-	sd_event_unref(event);
 	systemd_end(&s);
 }
 
@@ -389,21 +395,18 @@ static void what_systemd_never_had_it_need_not_let_go_of(void **state)
 	struct fixture *f = *state;
 	struct fd_store *store;
 	struct systemd s;
-	sd_event *event;
 
 	systemd_start(&s);
 	begin(f, &store);
-	assert_true(sd_event_default(&event) >= 0);
-	setenv("NOTIFY_SOCKET", "/nonexistent/socket", 1);
+	systemd_is_deaf();
 	assert_int_equal(put(f, "offer", "bytes", 5, 1, false), 0);
 	custody_clear(&f->c);
-	setenv("NOTIFY_SOCKET", s.path, 1);
-	(void)sd_event_run(event, 1500000);
+	systemd_hears(&s);
+	(void)sd_event_run(s.event, 1500000);
 	systemd_obey(&s);
 	assert_int_equal(s.n, 0);
 	assert_int_equal(s.removed, 0);
 	fd_store_freep(&store);
-	sd_event_unref(event);
 	systemd_end(&s);
 }
 

@@ -30,9 +30,8 @@ import time
 
 sys.path[:0] = [str(pathlib.Path(__file__).resolve().parent), str(pathlib.Path(__file__).resolve().parent.parent / "lib")]
 from bare import BareVm
-from host import Guest, UPGRADECTL, default_machine, qemus, tell
+from host import BOOT_SECONDS, Guest, UPGRADECTL, default_machine, qemus, tell
 
-BOOT_SECONDS = 600
 AFTER = 3  # seconds after an upgrade that still belong to it
 KVMS = pathlib.Path("/sys/kernel/debug/kvm")  # a directory for each VM
 # Guests that share the emulated host's one processor while they boot: at full load, with a beat every millisecond that
@@ -199,7 +198,7 @@ def bench_sizes(options):
     figures = {"512": [], "4096": []}
     with Guest("small", memory=512, **LIGHT) as small, Guest("large", memory=4096, **LIGHT) as large:
         for guest in (small, large):
-            guest.start(options.binary, ready=BOOT_SECONDS)
+            guest.start(options.binary, ready=2 * BOOT_SECONDS)
         for i in range(options.runs):
             for guest, other, key in ((small, large, "512"), (large, small, "4096")):
                 with stopped([other.pid()]):
@@ -221,7 +220,7 @@ def bench_tiers(options):
     try:
         vm.start(options.binary)
         with stopped([vm.pid]), gmem_guest(options, "gmem") as guest:
-            guest.start(options.patched, ready=BOOT_SECONDS)
+            guest.start(options.patched, ready=2 * BOOT_SECONDS)
             for i in range(options.runs):
                 figures["stage2"].append(by_us(guest, f"stage2-{i}", options.patched))
                 figures["gmem"].append(by_us(guest, f"gmem-{i}", options.patched, "--no-stage2"))
@@ -249,9 +248,9 @@ def bench_tier_sizes(options):
     """Two guests of the tier stage2, the larger with 6 GiB in use."""
     figures = {"512": [], "8192": []}
     with gmem_guest(options, "small", memory=512, **LIGHT) as small:
-        small.start(options.patched, ready=BOOT_SECONDS)
+        small.start(options.patched, ready=2 * BOOT_SECONDS)
         with stopped([small.pid()]), gmem_guest(options, "large", memory=8192, **{**LIGHT, "load_mem": 6144}) as large:
-            large.start(options.patched, ready=BOOT_SECONDS)
+            large.start(options.patched, ready=2 * BOOT_SECONDS)
             go_on([small.pid()])
             for i in range(options.runs):
                 for guest, other, key in ((small, large, "512"), (large, small, "8192")):

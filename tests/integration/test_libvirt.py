@@ -281,7 +281,7 @@ class Away(Case):
         return parts
 
     def tell(self, **runs):
-        """Returns the ratio of the medians."""
+        """The figures, and how the medians compare."""
         total = {what: [sum(run.values()) for run in r] for what, r in runs.items()}
         for what, r in runs.items():
             parts = ", ".join(f"{part} {statistics.median(run[part] for run in r):.0f}" for part in self.PARTS)

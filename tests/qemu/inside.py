@@ -128,7 +128,7 @@ class Vm:
         self.guest.prepare()
         self.tap = open_tap(self.guest.tap)
         self.vmm = Vmm(self, binaries[0]).connect()
-        self.guest.wait_ready(300)
+        self.guest.wait_ready()
 
     def other(self):
         """The next QEMU: the last one, also after itself. An older one cannot read a newer one's cpr state."""

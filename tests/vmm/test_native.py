@@ -316,7 +316,8 @@ class DaemonDies(Native):
     def test_one_that_takes_long_to_start_is_waited_for(self):
         os.kill(self.host.daemon.pid, signal.SIGSTOP)
         try:
-            asked = subprocess.Popen([UPGRADECTL, "--socket", self.host.run / "control.sock", "list"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+            asked = subprocess.Popen([UPGRADECTL, "--socket", self.host.run / "control.sock", "list"],
+                                     stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
             with self.assertRaises(subprocess.TimeoutExpired, msg="an answer without a daemon"):
                 asked.wait(7)
         finally:

@@ -11,7 +11,7 @@ import time
 import unittest
 
 from answers import documents
-from host import BOOT_SECONDS, Guest, UPGRADECTL, ROLLED_BACK, qemus, tell, wait_until
+from host import BOOT_SECONDS, Guest, UPGRADECTL, ROLLED_BACK, qemus, tell, upgrade_command, wait_until
 
 OLD, NEW = list(qemus().values())[0], list(qemus().values())[-1]
 # The emulated host is slow: less memory and a slower beat, which goes before everything in the guest, leave it some time.
@@ -164,7 +164,7 @@ class Attempt:
         self.events, self.report, self.trouble, self.on = [], None, [], dict(on or {})
         self.entered, self.told = {}, {}  # when a phase was entered and when that arrived here, in seconds
         self.before = targets()
-        self.process = subprocess.Popen([UPGRADECTL, "--json", "upgrade", guest.name, "--vmm", binary, *options],
+        self.process = subprocess.Popen([*upgrade_command(guest.name, binary), *options],
                                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         self.reader = threading.Thread(target=self.read, daemon=True)
         self.reader.start()

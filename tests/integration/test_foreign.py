@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 
 from common import LIGHT, NEW, OLD, Attempt, Case, alive, ctl, saw, status_of, stop_shared
-from host import LOST, REFUSED, Guest, default_machine, status_by_qmp, wait_until
+from host import LOST, PATIENT, REFUSED, Guest, default_machine, status_by_qmp, wait_until
 
 NOBODY = 65534
 FILES = 4321  # a limit that nothing else has
@@ -143,7 +143,7 @@ class Foreign(Case):
             wanted = {f: status_of(source)[f] for f in fields}
             limits = pathlib.Path(f"/proc/{source}/limits").read_text()
             group = pathlib.Path(f"/proc/{source}/cgroup").read_text()
-            status, answer = ctl("upgrade", vm.name, "--vmm", NEW)
+            status, answer = ctl("upgrade", vm.name, "--vmm", NEW, *PATIENT)
             self.assertEqual((status, answer[-1].get("outcome")), (0, "committed"), answer[-1])
             vm.process.wait(20)
             target = current(vm.name)
@@ -165,7 +165,7 @@ class Foreign(Case):
             # The VM's user wants root to write there.
             (vm.dir / "pid").unlink()
             (vm.dir / "pid").symlink_to(victim)
-            status, answer = ctl("upgrade", vm.name, "--vmm", NEW)
+            status, answer = ctl("upgrade", vm.name, "--vmm", NEW, *PATIENT)
             self.assertEqual((status, answer[-1].get("outcome")), (0, "committed"), answer[-1])
             vm.process.wait(20)
             self.assertEqual(victim.read_text(), "root's\n")
@@ -195,7 +195,7 @@ class Foreign(Case):
             self.assertTrue({"source.ram-private", "source.aux-ram-private"} <= found.keys(), found)
             self.assertIn("share=on", found["source.ram-private"]["remedy"])
             self.assertIn("aux-ram-share=on", found["source.aux-ram-private"]["remedy"])
-            status, answer = ctl("upgrade", vm.name, "--vmm", NEW)
+            status, answer = ctl("upgrade", vm.name, "--vmm", NEW, *PATIENT)
             self.assertEqual(status, REFUSED)
             self.assertIn("private to its process", answer[-1]["error"])
             self.assertEqual((current(vm.name), vm.run_state()), (vm.process.pid, "running"))

@@ -16,7 +16,7 @@ import time
 from common import (FAULTS_SEEN, LIGHT, NEW, Attempt, Case, alive, ctl, daemon_pid, fault, kept, saw, sh, started, stop_shared,
                     take_faults, targets, unit)
 from domain import Domain, Small, virsh
-from host import REFUSED, UPGRADECTL, wait_until
+from host import REFUSED, upgrade_command, wait_until
 from test_custody import settled
 from test_rollback import not_after_commit, target_gets
 
@@ -241,7 +241,7 @@ class Away(Case):
             self.addCleanup(domain.stop)
             domain.start(NEW)
         # Small guests need little, but they all want it at once.
-        self.words = ["--vmm", NEW] + (["--timeout", "300", "--max-blackout", "60000"] if len(self.domains) > 1 else [])
+        self.words = ["--timeout", "300", "--max-blackout", "60000"] if len(self.domains) > 1 else []
 
     def last_restart(self):
         """{part: ms}: until the old one had ended, until the new one was executed, until that says that it is ready."""
@@ -271,7 +271,7 @@ class Away(Case):
 
     def upgrade(self):
         before = {domain.name: domain.pid() for domain in self.domains}
-        running = [subprocess.Popen([UPGRADECTL, "--json", "upgrade", d.name, *self.words], stdout=subprocess.PIPE, text=True)
+        running = [subprocess.Popen([*upgrade_command(d.name, NEW), *self.words], stdout=subprocess.PIPE, text=True)
                    for d in self.domains]
         for process in running:
             self.assertEqual(process.wait(), 0, process.stdout.read())

@@ -17,8 +17,8 @@ from host import UPGRADECTL
 
 PTRACE_CONT, PTRACE_SEIZE, PTRACE_O_TRACECLONE = 7, 0x4206, 8
 WALL, WNOTHREAD = 0x40000000, 0x20000000
-# What a phase may take, for faults that only a deadline ends: PREPARE takes 4 s here, and 20 on a busy machine.
-PATIENCE = ["--timeout", "40"]
+# What a phase may take, for faults that only a deadline ends: PREPARE takes 4 s here, and 55 on a busy machine.
+PATIENCE = ["--timeout", "90"]
 SHORT = ["--max-blackout", "3000"]
 
 hit = {"killed": set(), "hung": set()}

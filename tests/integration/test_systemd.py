@@ -7,7 +7,7 @@ import signal
 import subprocess
 
 from common import NEW, Case, alive, ctl, saw, sh
-from host import wait_until
+from host import PATIENT, wait_until
 
 UNITS = pathlib.Path("/run/systemd/system")
 KEPT = ("ActiveState", "SubState", "NRestarts", "CPUWeight", "MemoryMax", "ControlGroup", "InvocationID")
@@ -56,7 +56,7 @@ class Systemd(Case):
         """Two upgrades, after which systemd says the same of the unit; the pid of its main process."""
         for _ in range(2):
             source = main_pid(unit)
-            status, answer = ctl("upgrade", vm, "--vmm", NEW)
+            status, answer = ctl("upgrade", vm, "--vmm", NEW, *PATIENT)
             self.assertEqual((status, answer[-1].get("outcome")), (0, "committed"), answer[-1])
             target = answer[-1]["target"]["pid"]
             wait_until(lambda pid=source: not alive(pid), 20, "the source ends")

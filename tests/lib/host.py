@@ -20,6 +20,9 @@ TOOLS = pathlib.Path("/usr/lib/upgraded-test")
 UPGRADECTL = "upgradectl"
 
 COMMITTED, REFUSED, ROLLED_BACK, NO_SUCH_VM, LOST = 0, 3, 4, 5, 8  # exit statuses of upgradectl
+# More time for a phase than by default: an emulated processor takes a minute to probe a QEMU when the one below is busy.
+# Of several --timeout the last one counts.
+PATIENT = ("--timeout", "150")
 BOOT_SECONDS = 300  # for a guest on a machine that is slow, and busy with another emulated host
 REPORT_SECONDS = 90  # two reports over an emulated serial port, in a busy emulated host: who waits longer hangs
 
@@ -286,11 +289,15 @@ class Guest:
 
     def upgrade(self, binary, *options):
         """Returns (exit status, report); the report is {} when there was none."""
-        r = subprocess.run([UPGRADECTL, "--json", "upgrade", self.name, "--vmm", binary, *options],
+        r = subprocess.run([*upgrade_command(self.name, binary), *options],
                            capture_output=True, text=True)
         lines = [json.loads(line) for line in r.stdout.splitlines() if line.strip()]
         reports = [line for line in lines if "outcome" in line]
         return r.returncode, reports[-1] if reports else {"stdout": r.stdout, "stderr": r.stderr}
+
+
+def upgrade_command(name, binary):
+    return [UPGRADECTL, "--json", "upgrade", name, "--vmm", binary, *PATIENT]
 
 
 def tell(text):

@@ -37,6 +37,7 @@
 #define PLACE_INTERVAL_US    (100 * 1000ULL)
 #define SHORTAGE_INTERVAL_US (1000 * 1000ULL)
 #define SOURCE_END_US	     (10 * 1000ULL)
+#define HANGS_INTERVAL_US    (5000 * 1000ULL)
 
 bool upgrade_target_has_ended(struct upgrade *u)
 {
@@ -168,6 +169,25 @@ int upgrade_on_recovery(sd_event_source *s, uint64_t usec, void *userdata)
 	return 0;
 }
 
+bool upgrade_puts_off(struct upgrade *u, const char *why)
+{
+	if (!u->committed || u->finish || !manager_of(u->vm)->needs_finish ||
+	    upgrade_target_has_ended(u))
+		return false;
+	if (!u->puts_off)
+		log_vm(LOG_ERR, u->vm->pb->name, u->start->upgrade_id,
+		       "the target (process %d) does not answer, and what manages the VM would "
+		       "end it: tried again until it does, or has ended: %s",
+		       custody_find(&u->custody, "target")->put->target->pid, why);
+	u->puts_off = true;
+	/* The report is made of what is known here: of the workers each knows a part. */
+	if (!u->failure)
+		u->failure = strdup(why);
+	upgrade_tell_text(u, why);
+	oneshot_arm(u->later, HANGS_INTERVAL_US);
+	return true;
+}
+
 void upgrade_recover(struct upgrade *u, const char *why)
 {
 	static const uint64_t delay_us[RECOVERY_TRIES] = { 0, 1000000, 5000000 };
@@ -188,6 +208,8 @@ void upgrade_recover(struct upgrade *u, const char *why)
 		upgrade_tell_text(u, why);
 		return;
 	}
+	if (upgrade_puts_off(u, why))
+		return;
 	if (asprintf(&text, "%s, and %u more workers could not %s it; look at processes %d and %d",
 		     u->failure ?: why, u->tries, u->committed ? "finish" : "undo",
 		     u->start->vm->process->pid,

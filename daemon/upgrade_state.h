@@ -62,6 +62,7 @@ struct upgrade {
 	Vm *found;     /* the VM as the worker left it */
 	FinishRequest *finish; /* of the last worker; NULL: it came to no such thing */
 	bool finishing;	       /* the manager's finish() has been asked */
+	bool puts_off;	       /* told of a target that does not answer (upgrade_puts_off()) */
 	bool decided;	       /* END is in the journal */
 };
 
@@ -98,6 +99,12 @@ int upgrade_open_target(struct upgrade *u, int *ret_fd);
 /* The worker is gone before it was done: have another one undo or finish. */
 void upgrade_recover(struct upgrade *u, const char *why);
 bool upgrade_can_rebuild(struct upgrade *u);
+/*
+ * Its manager needs to know more than the workers so far could find out of a target that
+ * is there, but hangs: then another one tries later, and true comes back. @why: what the
+ * last one said.
+ */
+bool upgrade_puts_off(struct upgrade *u, const char *why);
 /* sd_event_time_handler_t of u->later */
 int upgrade_on_recovery(sd_event_source *s, uint64_t usec, void *userdata);
 

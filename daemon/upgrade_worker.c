@@ -286,6 +286,21 @@ static void finish(struct upgrade *u)
 		upgrade_end(u);
 }
 
+static const char *last_words(const Report *r)
+{
+	return r->error[0] ? r->error : r->n_findings ? r->findings[r->n_findings - 1]->text : "";
+}
+
+static bool puts_off(struct upgrade *u)
+{
+	_cleanup_message_ Report *report = TAKE_PTR(u->report);
+
+	if (upgrade_puts_off(u, last_words(report)))
+		return true;
+	u->report = TAKE_PTR(report);
+	return false;
+}
+
 static void on_ended(const char *how, void *userdata)
 {
 	struct upgrade *u = userdata;
@@ -301,7 +316,8 @@ static void on_ended(const char *how, void *userdata)
 		return;
 	}
 	if (u->report) {
-		finish(u);
+		if (!puts_off(u))
+			finish(u);
 		return;
 	}
 	snprintf(why, sizeof(why), "its worker %s in phase %s", how, phase_name(u->phase));

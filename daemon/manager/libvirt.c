@@ -430,6 +430,7 @@ static int libvirt_place(struct context *ctx, struct vm *vm, const CustodyPut *s
 const struct manager_driver manager_libvirt = {
 	.name = "libvirt",
 	.needs_source = true,
+	.needs_finish = true,
 	.may_begin = libvirt_may_begin,
 	.begin = libvirt_begin,
 	.commit = libvirt_commit,

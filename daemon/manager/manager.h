@@ -13,6 +13,11 @@ struct manager_driver {
 	 * kept for that, standing still, when it may not run any more.
 	 */
 	bool needs_source;
+	/*
+	 * It ends a VM that it cannot find in the target: so an upgrade of a target that
+	 * runs does not end before the worker could say what the manager must know.
+	 */
+	bool needs_finish;
 	/* Before anything is touched: 0, or why it could not be told later. */
 	int (*begin)(struct context *ctx, struct vm *vm, struct error *err);
 	/*

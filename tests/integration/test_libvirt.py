@@ -470,6 +470,36 @@ class Kills(Case):
     test_whoever_is_killed_the_domain_goes_on.seconds = 2400
 
 
+class Hangs(Case):
+    long = True
+
+    def test_a_target_that_hangs_when_it_runs_is_waited_for(self):
+        """libvirt would not find it, take the domain for ended, and end it."""
+        guest = loaded()
+        take_faults()
+        source = self.begin(guest)
+        fault("worker.ran sleep 3000")
+        attempt = Attempt(guest, NEW, "--max-blackout", "20000")
+        wait_until(lambda: FAULTS_SEEN.exists() or attempt.report, 200, "the target runs")
+        target, = targets() - attempt.before
+        os.kill(target, signal.SIGSTOP)
+        fault("")
+        try:
+            wait_until(lambda: f"the target (process {target}) does not answer" in
+                       sh("journalctl", "-b", "-o", "cat", "--no-pager", "-u", "upgraded.service").stdout, 200, "upgraded gives up for now")
+            # Long enough for libvirt to have seen it, had anything let go.
+            time.sleep(10)
+            self.assertEqual(guest.state().split()[0], "running")
+            self.assertTrue(guest.show()["upgrade_id"])
+        finally:
+            os.kill(target, signal.SIGCONT)
+        status, report = attempt.wait(200)
+        self.committed(guest, status, report, source)
+        self.assertEqual((guest.state().split()[0], guest.pid()), ("running", target))
+        self.assertIn("VM status: running", virsh("qemu-monitor-command", guest.name, "--hmp", "info status"))
+        self.healthy(guest, "libvirt sees it")
+
+
 class Fleet(Case):
     long = True
 

@@ -750,6 +750,7 @@ static int finish(struct upgrade *u, struct error *err)
 	r = hold_end(&u->wait, u->source_pidfd, "the source", err);
 	if (r < 0)
 		return r;
+	u->wait.what = "the target to take the source's names over";
 	first = names_take_over(plan, u->target.pid, u->target_pidfd, err);
 	for (size_t i = 0; i < plan->n_commands; i++) {
 		r = run_command(q->target_qmp, plan->commands[i], err);

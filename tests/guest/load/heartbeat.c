@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The heartbeat: one byte to the debug console port every millisecond.
+ * The heartbeat: one byte to the debug console port every millisecond, from when the load is under
+ * way: before that, no more often than would keep the rest of a slow machine from getting there.
  *
  * One real-time thread, started by main(). The byte is the number of the tick modulo 256, so that
  * the host can measure how long the guest stood still (in the host's clock, which is the only one
@@ -23,7 +24,8 @@
 #include "load.h"
 #include "now.h"
 
-#define GOING_AFTER 100
+#define GOING_AFTER 25
+#define WAITING_NS  (20 * NSEC_PER_MSEC)
 #define HB_VPORT    "org.upgraded.hb"
 #define DEBUGCON_ID 0xe9 /* what the debug console answers when it is read */
 
@@ -98,14 +100,20 @@ static bool outlet_write(const struct outlet *o, uint8_t byte)
 	return false;
 }
 
+static uint64_t period(struct load *l)
+{
+	uint64_t ns = l->options.hb_us * NSEC_PER_USEC;
+
+	return ns > WAITING_NS || atomic_load(&l->ready) ? ns : WAITING_NS;
+}
+
 void *heartbeat_thread(void *arg)
 {
 	struct load *l = arg;
 	struct hb_stats *s = &l->hb;
-	const uint64_t period = l->options.hb_us * NSEC_PER_USEC;
 	struct outlet out = outlet_open(l->options.hb_port);
 	struct sched_param rt = { .sched_priority = 50 };
-	uint64_t due = now_ns() + period, last = 0;
+	uint64_t due = now_ns(), last = 0;
 	uint8_t skip = 0;
 
 	sched_setscheduler(0, SCHED_FIFO, &rt);
@@ -136,10 +144,10 @@ void *heartbeat_thread(void *arg)
 		if (tick == GOING_AFTER)
 			part_set(l, PART_HB, STATE_GOING);
 
-		due += period;
+		due += period(l);
 		if (due <= now) {
 			count_add(&s->late, 1);
-			due = now + period;
+			due = now + period(l);
 		}
 	}
 	if (out.fd >= 0)

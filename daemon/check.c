@@ -12,6 +12,7 @@
 
 #include "control.h"
 #include "log.h"
+#include "manager/manager.h"
 #include "native.h"
 #include "schedule.h"
 #include "settings.h"
@@ -173,6 +174,8 @@ bool check_start_next(struct context *ctx)
 		int r;
 
 		if (c->worker || (vm && vm->working))
+			continue;
+		if (vm && manager_of(vm)->may_begin && !manager_of(vm)->may_begin(ctx))
 			continue;
 		c->vm = vm;
 		if (vm) {

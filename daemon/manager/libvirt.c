@@ -13,8 +13,8 @@
  * changed (tell()), END is written and it may start: all else was done while it was there,
  * or is done when it starts. The same question comes when it starts for any other reason.
  *
- * A restart cuts the way by which other upgrades reach their sources. So it is put off
- * until all that have begun are as far, no more begin meanwhile, and it serves them all.
+ * A restart cuts the way by which other upgrades reach their sources, and checks. So it is put
+ * off until all that have begun are as far, no more begin meanwhile, and it serves them all.
  *
  * Owns the questions that wait, and the upgrades that do have their custody. What if this
  * process dies?
@@ -51,6 +51,7 @@
 #define OTHERS_US (60 * 1000000ULL)
 /* What empties custody keeps PID 1 from starting it: not before it has started. */
 #define AFTER_START_US 250000
+#define LOOK_US	       (50 * 1000ULL)
 
 #define _cleanup_status_ _cleanup_(libvirt_status_freep)
 
@@ -229,6 +230,16 @@ static bool is_restarting(const struct libvirt *l)
 	return l->restarting_us && now_us() - l->restarting_us < RESTART_US;
 }
 
+/* A check reaches its domain through libvirt as well, and does not take long. */
+static bool is_checking(const struct context *ctx)
+{
+	for (struct vm *vm = registry_first(ctx->registry); vm; vm = vm->next)
+		if (is_libvirts(vm) && vm->working &&
+		    !(vm->upgrade && upgrade_has_begun(vm->upgrade)))
+			return true;
+	return false;
+}
+
 /* Once for all that wait for it; what is not due yet is looked at again. */
 static void restart_when_due(struct context *ctx)
 {
@@ -242,6 +253,10 @@ static void restart_when_due(struct context *ctx)
 		return;
 	if (!l->others_until_us)
 		l->others_until_us = now + OTHERS_US;
+	if (is_checking(ctx) && now < l->others_until_us) {
+		oneshot_arm(l->later, LOOK_US);
+		return;
+	}
 	if (find(ctx, is_before_finish) && now < l->others_until_us) {
 		oneshot_arm(l->later, l->others_until_us - now);
 		return;

@@ -27,7 +27,7 @@ struct manager_driver {
 	 */
 	void (*commit)(struct context *ctx, struct vm *vm, const CustodyPut *target,
 		       pid_t source);
-	/* May an upgrade begin now? NULL: at any time. schedule() asks again. */
+	/* May a check or an upgrade begin now? NULL: at any time. schedule() asks again. */
 	bool (*may_begin)(struct context *ctx);
 	/*
 	 * The target runs and has the source's names; source and worker have ended. 0: that

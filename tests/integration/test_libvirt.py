@@ -470,8 +470,22 @@ class Kills(Case):
     test_whoever_is_killed_the_domain_goes_on.seconds = 2400
 
 
-class Hangs(Case):
+class Waits(Case):
     long = True
+
+    def test_a_check_does_not_fall_into_the_restart_of_libvirt(self):
+        guest, other = loaded(), Small("other")
+        self.addCleanup(other.stop)
+        other.start(NEW)
+        source, answers = self.begin(guest), []
+        attempt = Attempt(guest, NEW, "--max-blackout", "20000")
+        while attempt.process.poll() is None:
+            answers.append(ctl("check", other.name, "--vmm", NEW))
+        status, report = attempt.wait()
+        self.committed(guest, status, report, source)
+        answers.append(ctl("check", other.name, "--vmm", NEW))
+        self.assertEqual([answer for answer in answers if answer[0]], [])
+        self.healthy(guest, f"{len(answers)} checks of another domain meanwhile")
 
     def test_a_target_that_hangs_when_it_runs_is_waited_for(self):
         """libvirt would not find it, take the domain for ended, and end it."""

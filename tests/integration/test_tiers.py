@@ -245,7 +245,7 @@ class Tiers(Case):
             late = statistics.median(h[what] for h in held[-quarter:])
             self.assertLessEqual(late - early, allowed, f"{what} grew from {early} to {late}")
 
-    test_upgrades_and_rollbacks_in_turn.seconds = 300 + 60 * ROUNDS
+    test_upgrades_and_rollbacks_in_turn.seconds = 300 + 150 * ROUNDS
 
     def test_guest_with_memfd_ram_is_tier_memfd(self):
         stop_shared()  # the emulated host is slow enough for one guest

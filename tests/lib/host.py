@@ -86,7 +86,9 @@ def status_by_qmp(path, seconds=20):
 
 
 def wait_until(condition, seconds, what):
-    """Polls until condition() is true; what, or what it returns, is said when it never is."""
+    """Polls until condition() is true; what, or what it returns, is said when it never is. A machine that is busy gets
+    three times as long: who hangs, hangs longer."""
+    seconds *= 3
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         if time.monotonic() > deadline:

@@ -62,6 +62,8 @@ def best_tier():
 
 
 def wait_until(condition, seconds, what):
+    """Polls. A machine that is busy gets three times as long: who hangs, hangs longer."""
+    seconds *= 3
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         if time.monotonic() > deadline:

@@ -11,18 +11,37 @@ _upgradectl_vms() {
 	timeout 2 "${COMP_WORDS[0]}" "${option[@]}" list --json 2>/dev/null | sed -n 's/^      "name": "\([^"\\]*\)",$/\1/p'
 }
 
+# bash takes --vmm=PATH for three words; here it is two, as --vmm PATH is.
+_upgradectl_words() {
+	local i
+
+	words=() cword=0
+	for ((i = 0; i <= COMP_CWORD; i++)); do
+		if [[ ${COMP_WORDS[i]} == = && ${words[cword]-} == --* ]]; then
+			words[++cword]=""
+		elif [[ ${COMP_WORDS[i-1]-} == = && -z ${words[cword]-x} ]]; then
+			words[cword]=${COMP_WORDS[i]}
+		else
+			((i == 0)) || ((++cword))
+			words[cword]=${COMP_WORDS[i]}
+		fi
+	done
+}
+
 _upgradectl() {
-	local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]}
+	local words cword
+	_upgradectl_words
+	local cur=${words[cword]} prev=${words[cword-1]}
 	local common="--json --socket --no-color --help --version"
 	local verbs="run adopt list show check upgrade abort watch history report metrics config forget"
 	local socket="" verb="" names=0 i word
 
 	COMPREPLY=()
-	for ((i = 1; i < COMP_CWORD; i++)); do
-		word=${COMP_WORDS[i]}
+	for ((i = 1; i < cword; i++)); do
+		word=${words[i]}
 		case $word in
 		--socket)
-			socket=${COMP_WORDS[i+1]}
+			socket=${words[i+1]}
 			((i++))
 			;;
 		--vmm|--qmp|--pid|--max-blackout|--timeout|--limit|-n|--max-parallel|--canary|--stop-after|--window|--root|--html|--work|--output) ((i++)) ;;

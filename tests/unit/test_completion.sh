@@ -51,6 +51,11 @@ expect "busy" --json --socket "$dir/control.sock" watch bus
 expect "" --socket "$dir/nobody.sock" show v
 expect "$dir/control.sock" --socket "$dir/con"
 expect "$dir/control.sock" run vm1 -- "$dir/con"
+# bash makes three words of --option=value.
+expect "$dir/control.sock" upgrade vm1 --vmm = "$dir/con"
+expect "vm1" upgrade --vmm = /bin/true vm1
+expect "" show --socket = "$dir/nobody.sock" v
+expect "vm1" show --socket = "$dir/control.sock" v
 
 # A VM's name is never run.
 stub=$dir/stub
@@ -73,7 +78,14 @@ if type man >/dev/null 2>&1; then
 fi
 
 # Every option that the command knows is offered and documented, and no other.
-for verb in check upgrade adopt history list; do
+verbs=$("$command" --help | sed -n '/^Verbs:/,/^$/ s/^  \([a-z]*\) .*/\1/p')
+offered=$(COMP_WORDS=("$command" '') COMP_CWORD=1; _upgradectl; printf '%s\n' "${COMPREPLY[@]}")
+if [[ -z $verbs || $verbs != "$offered" ]]; then
+	echo "FAILED: verbs of --help and of the completion differ:"
+	diff <(echo "$verbs") <(echo "$offered")
+	failed=1
+fi
+for verb in $verbs; do
 	options=$("$command" "$verb" --help | grep -o -- '--[a-z][a-z0-9-]*' | sort -u | grep -v -- --usage)
 	COMP_WORDS=("$command" "$verb" --)
 	COMP_CWORD=2

@@ -231,7 +231,7 @@ static int check_state(const struct libvirt_status *s, struct findings *f)
 {
 	if (is(s->state, "running") || (is(s->state, "paused") && is(s->reason, "user")))
 		return 0;
-	return findings_add(f, BLOCKER, "libvirt.state", s->name, "virsh domstate --reason",
+	return findings_add(f, BLOCKER, "libvirt.state", s->name, "virsh domstate DOMAIN --reason",
 			    "libvirt says of %s: %s (%s); it can be upgraded when it runs, or was "
 			    "paused by the user",
 			    s->name, s->state, s->reason ?: "no reason");
@@ -249,7 +249,8 @@ static int check_job(const struct libvirt_status *s, xmlNode *job, struct findin
 	if ((!type || is(type, "none")) && (!async || is(async, "none")))
 		return 0;
 	return findings_add(f, BLOCKER, "libvirt.job", s->name,
-			    "wait for its end (virsh domjobinfo) or end it (virsh domjobabort)",
+			    "wait for its end (virsh domjobinfo DOMAIN) or end it (virsh domjobabort "
+			    "DOMAIN)",
 			    "libvirt is at work on %s: %s", s->name,
 			    async && !is(async, "none") ? async : type);
 }
@@ -265,7 +266,7 @@ static int check_block_jobs(const struct libvirt_status *s, xmlNode *jobs, struc
 	if (is(active, "no") && !child(jobs, "blockjob"))
 		return 0;
 	return findings_add(f, BLOCKER, "libvirt.block-job", s->name,
-			    "wait for its end or end it (virsh blockjob)",
+			    "wait for its end (virsh blockjob DOMAIN DISK) or end it (with --abort)",
 			    "a disk of %s is being copied, committed or mirrored", s->name);
 }
 
@@ -277,7 +278,8 @@ static int check_monitor(const struct libvirt_status *s, xmlNode *monitor, struc
 		return -ENOMEM;
 	if (is(type, "unix"))
 		return 0;
-	return findings_add(f, BLOCKER, "libvirt.monitor", s->name, NULL,
+	return findings_add(f, BLOCKER, "libvirt.monitor", s->name,
+			    "restart the domain: libvirt gives it a unix socket then",
 			    "libvirt talks to %s by a %s, not by a unix socket", s->name,
 			    type ?: "monitor of no type");
 }
@@ -315,7 +317,7 @@ int libvirt_status_check(const struct libvirt_status *s, struct findings *f)
 		r = check_block_jobs(s, child(root, "blockjobs"), f);
 	if (r >= 0 && child(child(root, "backups"), "domainbackup"))
 		r = findings_add(f, BLOCKER, "libvirt.backup", s->name,
-				 "wait for its end or end it (virsh domjobabort)",
+				 "wait for its end or end it (virsh domjobabort DOMAIN)",
 				 "libvirt is making a backup of %s", s->name);
 	if (r >= 0)
 		r = check_monitor(s, child(root, "monitor"), f);

@@ -150,8 +150,8 @@ static bool tap_by_name(struct planner *p, const char *subject, const struct opt
 		return false;
 	}
 	if (queues && atoi(queues) != l->n) {
-		plan_block(p, "argv.netdev", subject, NULL, "%s has %d open queues instead of %s",
-			   tap, l->n, queues);
+		plan_block(p, "argv.netdev", subject, "Start the guest with the queues that the interface has",
+			   "%s has %d open queues instead of %s", tap, l->n, queues);
 		return false;
 	}
 	plan_note(p, "argv.netdev", subject, "Gets the source's tap %s (%d queue%s)", tap, l->n,

@@ -131,7 +131,8 @@ void argv_add_fd(struct planner *p, const struct argv_option *o, const char *arg
 		return;
 	if (!set) {
 		plan_keep(p, o, arg);
-		plan_block(p, "argv.add-fd", arg, NULL, "-add-fd without set=");
+		plan_block(p, "argv.add-fd", arg, "Write it as -add-fd fd=FD,set=SET",
+			   "-add-fd without set=");
 		return;
 	}
 	subject = plan_format(p, "fdset %s", set);

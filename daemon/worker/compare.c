@@ -103,7 +103,8 @@ static const struct {
 	const char *remedy;
 	survey_fn survey;
 } questions[] = {
-	{ "target.machine-type", "machine type", NULL, survey_machine },
+	{ "target.machine-type", "machine type", "Choose a target that has the same machine",
+	  survey_machine },
 	{ "target.memory", "memory", "Unplug memory that was plugged in while the guest ran",
 	  survey_memory },
 	{ "target.devices", "device",

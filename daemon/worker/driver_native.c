@@ -426,7 +426,8 @@ static int compare(struct upgrade *u, struct native *n)
 				 "the guest's machine is \"%s\" and would become \"%s\"",
 				 o->machine, a->machine);
 	if (r >= 0 && a->memory != o->memory)
-		r = findings_add(&u->findings, BLOCKER, "target.memory", u->start->vm->name, NULL,
+		r = findings_add(&u->findings, BLOCKER, "target.memory", u->start->vm->name,
+				 "name a VMM that gives the guest the same memory",
 				 "the guest has %" PRIu64
 				 " bytes of memory and would have %" PRIu64,
 				 o->memory, a->memory);
@@ -466,7 +467,8 @@ static int verify(struct upgrade *u, struct error *err)
 		error_move(err, &why);
 		return r;
 	}
-	return findings_add(&u->findings, BLOCKER, "target.verify", u->start->vm->name, NULL, "%s",
+	return findings_add(&u->findings, BLOCKER, "target.verify", u->start->vm->name,
+			    "name a VMM that can take this guest over", "%s",
 			    why.text ?: "out of memory");
 }
 

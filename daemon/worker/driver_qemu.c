@@ -462,7 +462,8 @@ static int verify(struct upgrade *u, struct error *err)
 	if (r < 0)
 		return r;
 	if (strcmp(status, "inmigrate"))
-		findings_add(&u->findings, BLOCKER, "target.status", "query-status", NULL,
+		findings_add(&u->findings, BLOCKER, "target.status", "query-status",
+			     "try again, or choose another target",
 			     "The target is \"%s\" where it should wait for the device state",
 			     status);
 	/* Without a source there is nothing to compare with; loading the state says the same. */

@@ -20,7 +20,8 @@
 
 static const char ram_remedy[] =
 	"start it with -object memory-backend-memfd,id=ram0,size=SIZE,share=on -machine "
-	"memory-backend=ram0,aux-ram-share=on (upgradectl run does it)";
+	"memory-backend=ram0,aux-ram-share=on (upgradectl run does it; libvirt: <memoryBacking>"
+	"<source type='memfd'/><access mode='shared'/></memoryBacking>)";
 
 static int check_status(struct source *s, struct findings *f)
 {
@@ -94,10 +95,12 @@ static int check_aux_ram(struct qmp *qmp, struct findings *f, struct error *err)
 	json_object_put(v);
 	if (shared)
 		return 0;
-	return findings_add(f, BLOCKER, "source.aux-ram-private", "aux-ram-share",
-			    "start it with -machine aux-ram-share=on (upgradectl run does it)",
-			    "the memory of the guest's ROMs and video is private to its process, "
-			    "another one cannot take it over");
+	return findings_add(
+		f, BLOCKER, "source.aux-ram-private", "aux-ram-share",
+		"start it with -machine aux-ram-share=on (upgradectl run does it; libvirt: "
+		"<qemu:arg value='-machine'/><qemu:arg value='aux-ram-share=on'/>)",
+		"the memory of the guest's ROMs and video is private to its process, "
+		"another one cannot take it over");
 }
 
 static int check_migration_status(struct json_object *v, struct findings *f)

@@ -163,6 +163,9 @@ static void what_is_in_the_way_is_named(void **state)
 	for (size_t i = 0; i < ARRAY_SIZE(in_the_way); i++)
 		if (!found(&f, in_the_way[i]))
 			fail_msg("%s is not named", in_the_way[i]);
+	for (size_t i = 0; i < f.n; i++)
+		if (!*f.v[i]->remedy)
+			fail_msg("what to do about %s?", f.v[i]->code);
 	findings_clear(&f);
 	libvirt_status_freep(&s);
 }

@@ -7,7 +7,7 @@ TSAN := build/tsan
 NINJA := ninja --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help build install deb demo check check-unit check-valgrind check-tsan check-native check-fault check-docs check-packages check-testbed check-integration check-libvirt check-systemd \
+.PHONY: help build install deb rpm demo check check-unit check-valgrind check-tsan check-native check-fault check-docs check-packages check-testbed check-integration check-libvirt check-systemd \
 	check-tiers bench \
 	kernel kernel-series check-kernel check-kernel-nightly bench-kernel fuzz \
 	qemu qemu-series check-qemu testbed testbed-shell testbed-install clean
@@ -32,6 +32,9 @@ install: build ## install into DESTDIR (meson install)
 
 deb: ## Debian packages, source and binary, into build/deb
 	@packaging/deb
+
+rpm: ## RPM packages, source and binary, into build/rpm (on Fedora and its relatives)
+	@packaging/rpm/build
 
 demo: ## upgrade a Linux guest under load from one QEMU to another, in the emulated host (TIER=stage2, gmem or memfd)
 	@testbed/deps build testbed kernel

@@ -58,6 +58,7 @@ struct qmp {
 	struct event **tail;
 	size_t n_events;
 	struct json_object *shown; /* the event handed out last */
+	uint64_t overtime;	   /* the deadline after which something was read */
 	int broken;		   /* the stream is of no use any more: why */
 };
 
@@ -222,6 +223,28 @@ static double seconds_since(uint64_t us)
 	return (double)(now_us() - us) / 1e6;
 }
 
+static int timed_out(struct qmp *q, uint64_t since, struct error *err)
+{
+	return error_set(err, -ETIMEDOUT, "%s did not answer within %.1f s while waiting for %s",
+			 q->name, seconds_since(since), q->w->what ?: "an answer");
+}
+
+/*
+ * Before anything is read: who never stops talking is never waited for. After the
+ * deadline it is read from once, because the answer may be there.
+ */
+static int check_time(struct qmp *q, uint64_t since, struct error *err)
+{
+	uint64_t deadline = q->w->deadline_us;
+
+	if (now_us() < deadline)
+		return 0;
+	if (q->overtime == deadline)
+		return timed_out(q, since, err);
+	q->overtime = deadline;
+	return 0;
+}
+
 static int wait_on(struct qmp *q, int fd, short events, uint64_t since, struct error *err)
 {
 	_cleanup_error_ struct error why = ERROR_INIT;
@@ -229,29 +252,30 @@ static int wait_on(struct qmp *q, int fd, short events, uint64_t since, struct e
 
 	r = wait_for(q->w, fd, events, &why);
 	if (r == -ETIMEDOUT)
-		return error_set(err, r, "%s did not answer within %.1f s while waiting for %s",
-				 q->name, seconds_since(since), q->w->what ?: "an answer");
+		return timed_out(q, since, err);
 	if (r < 0 && err && !err->code)
 		error_move(err, &why);
 	return r;
 }
 
+/* Takes in what is there, or waits for it. */
+static int read_more(struct qmp *q, uint64_t since, struct error *err)
+{
+	int r = check_time(q, since, err);
+
+	if (r >= 0)
+		r = read_some(q, err);
+	return r == 0 ? wait_on(q, q->in, POLLIN, since, err) : r;
+}
+
 /* Waits until all that is due came; it is in q->due.v then. */
 static int wait_replies(struct qmp *q, uint64_t since, struct error *err)
 {
-	int r;
+	int r = 0;
 
-	while (q->due.came < q->due.n) {
-		r = read_some(q, err);
-		if (r < 0)
-			return r;
-		if (r)
-			continue;
-		r = wait_on(q, q->in, POLLIN, since, err);
-		if (r < 0)
-			return r;
-	}
-	return 0;
+	while (q->due.came < q->due.n && r >= 0)
+		r = read_more(q, since, err);
+	return r < 0 ? r : 0;
 }
 
 /* As send(): errno says what went wrong. */
@@ -290,7 +314,9 @@ static int write_all(struct qmp *q, const char *buf, size_t len, uint64_t since,
 		if (errno != EAGAIN)
 			return error_errno(err, broken(q, -errno),
 					   "cannot write to the monitor of %s", q->name);
-		r = read_some(q, err);
+		r = check_time(q, since, err);
+		if (r >= 0)
+			r = read_some(q, err);
 		if (r == 0)
 			r = wait_on(q, q->out, q->in == q->out ? POLLIN | POLLOUT : POLLOUT, since,
 				    err);
@@ -638,9 +664,7 @@ int qmp_next_event(struct qmp *q, struct qmp_event *ret_event, struct error *err
 	json_object_put(q->shown);
 	q->shown = NULL;
 	while (!(object = dequeue_event(q))) {
-		r = read_some(q, err);
-		if (r == 0)
-			r = wait_on(q, q->in, POLLIN, since, err);
+		r = read_more(q, since, err);
 		if (r < 0)
 			return r;
 	}

@@ -333,6 +333,42 @@ static void silence_and_death_are_told_apart(void **state)
 	close_peer(&p);
 }
 
+/* What @data says, without end, and so much at once that there is always something to read. */
+static void play_on(int fd, const void *data)
+{
+	static char blob[1 << 16];
+	const char *what = data;
+	size_t len = strlen(what), n = 0;
+
+	play_steps(fd, (struct step[]){ { NULL, GREETING }, { "qmp_capabilities", CAPS }, { 0 } });
+	for (; n + len <= sizeof(blob); n += len)
+		memcpy(blob + n, what, len);
+	alarm(20);
+	for (;;)
+		say(fd, blob, n);
+}
+
+static void who_never_stops_talking_does_not_stop_the_clock(void **state)
+{
+	struct qmp_event event;
+	struct peer p;
+	int r;
+
+	open_peer(&p, play_on, "{\"return\": {}, \"id\": 777}");
+	assert_int_equal(p.r, 0);
+	p.w.deadline_us = now_us() + 100000;
+	r = qmp_execute(p.q, "x", NULL, NULL, &p.err);
+	failed(&p, r, -ETIMEDOUT, "'x': the source did not answer within");
+	close_peer(&p);
+
+	open_peer(&p, play_on, "{\"event\": \"E\"}");
+	assert_int_equal(p.r, 0);
+	p.w.deadline_us = now_us() + 100000;
+	r = qmp_wait_event(p.q, "STOP", &event, &p.err);
+	failed(&p, r, -ETIMEDOUT, "STOP");
+	close_peer(&p);
+}
+
 static void play_getfd(int fd, const void *data)
 {
 	_cleanup_scm_fds_ struct scm_fds fds = SCM_FDS_INIT;
@@ -412,6 +448,7 @@ int main(void)
 		cmocka_unit_test(junk_is_an_error_and_stays_one),
 		cmocka_unit_test(hostile_peers_are_errors),
 		cmocka_unit_test(silence_and_death_are_told_apart),
+		cmocka_unit_test(who_never_stops_talking_does_not_stop_the_clock),
 		cmocka_unit_test(fd_goes_with_one_command_and_no_other),
 		cmocka_unit_test(held_monitor_is_named),
 	};

@@ -412,6 +412,8 @@ int upgrade_run_worker(struct upgrade *u, Upgraded__V1__WorkerMode mode, struct 
 		.userdata = u,
 	};
 	u->next_worker_mode = mode;
+	message_free(u->finish);
+	u->finish = NULL;
 	r = worker_process_start(u->ctx->event, &order, &u->worker, err);
 	if (r < 0)
 		return r;

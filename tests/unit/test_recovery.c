@@ -344,6 +344,21 @@ static int ask_commit(bool parked)
 	return ask(&env, NULL, 0);
 }
 
+static int report(Upgraded__V1__Outcome outcome)
+{
+	Upgraded__V1__WorkerDone done = UPGRADED__V1__WORKER_DONE__INIT;
+	Report report = UPGRADED__V1__REPORT__INIT;
+	Envelope env = ENVELOPE_INIT;
+
+	env.body_case = BODY(WORKER_DONE);
+	env.worker_done = &done;
+	done.report = &report;
+	report.outcome = outcome;
+	if (outcome == OUTCOME(LOST))
+		report.error = (char *)"the target does not answer";
+	return wire_send(3, &env, NULL, 0) < 0;
+}
+
 static int say_once_and_hang(void)
 {
 	Upgraded__V1__Event event = UPGRADED__V1__EVENT__INIT;
@@ -367,6 +382,8 @@ static int be_worker(const char *what)
 
 	if (!strcmp(what, "hang"))
 		return say_once_and_hang();
+	if (!strcmp(what, "lost"))
+		return report(OUTCOME(LOST));
 	if (!strcmp(what, "target")) {
 		good = put_target(NULL, fd) == BODY(ERROR) && put_target(&process, fd) == BODY(ERROR);
 		process.pid = getpid();
@@ -579,6 +596,64 @@ static void put(struct upgrade *u, const char *name, int fd)
 	assert_int_equal(custody_put(&u->custody, &msg, false, &fds, NULL), 0);
 }
 
+/* An upgrade of a domain of libvirt's that is committed, and its target, which is alive. */
+static struct vm *begin_committed(struct fixture *f)
+{
+	CustodyPut msg = UPGRADED__V1__CUSTODY_PUT__INIT;
+	Process target = UPGRADED__V1__PROCESS__INIT;
+	struct scm_fds none = SCM_FDS_INIT;
+	struct upgrade *u;
+
+	begin_upgrade(f);
+	assert_int_equal(recover(f), 0);
+	u = f->ctx.upgrades;
+	u->committed = true;
+	assert_int_equal(message_set_string(&u->vm->pb->manager, "libvirt"), 0);
+	target.pid = start_process();
+	assert_int_equal(process_start_time(target.pid, &target.start_time), 0);
+	msg.name = (char *)"target";
+	msg.target = &target;
+	assert_int_equal(custody_put(&u->custody, &msg, false, &none, NULL), 0);
+	f->ctx.options.worker = own_program();
+	return u->vm;
+}
+
+static void end_target(struct vm *vm)
+{
+	pid_t pid = custody_find(&vm->upgrade->custody, "target")->put->target->pid;
+
+	kill(pid, SIGKILL);
+	assert_int_equal(waitpid(pid, NULL, 0), pid);
+}
+
+/* Has the next worker be be_worker(), until it has ended. */
+static void run_next_worker(struct fixture *f, struct vm *vm, const char *what)
+{
+	struct upgrade *u = vm->upgrade;
+
+	setenv("TEST_WORKER", what, 1);
+	assert_int_equal(upgrade_on_recovery(NULL, 0, u), 0);
+	unsetenv("TEST_WORKER");
+	assert_non_null(u->worker);
+	while (vm->upgrade && u->worker)
+		assert_true(sd_event_run(f->ctx.event, 10000000) > 0);
+}
+
+/* What the one before it found out is of a target that answered then. */
+static void worker_that_could_not_finish_is_followed_by_another(void **state)
+{
+	struct fixture *f = *state;
+	struct vm *vm = begin_committed(f);
+
+	vm->upgrade->finish = message_new(&upgraded__v1__finish_request__descriptor);
+	assert_non_null(vm->upgrade->finish);
+	run_next_worker(f, vm, "lost");
+	assert_non_null(vm->upgrade);
+	assert_true(vm->upgrade->puts_off);
+	assert_int_equal(records(f, KIND(END)), 0);
+	end_target(vm);
+}
+
 static void guest_in_custody_waits_for_as_long_as_no_worker_can_be_started(void **state)
 {
 	struct fixture *f = *state;
@@ -660,6 +735,7 @@ int main(void)
 		TEST(patience_with_a_worker_follows_what_it_does),
 		TEST(upgraded_vm_is_its_target_though_nothing_can_be_read_now),
 		TEST(start_of_libvirt_that_is_waited_for_by_nobody_is_forgotten),
+		TEST(worker_that_could_not_finish_is_followed_by_another),
 		TEST(guest_in_custody_waits_for_as_long_as_no_worker_can_be_started),
 	};
 

@@ -196,20 +196,20 @@ void upgrade_recover(struct upgrade *u, const char *why)
 			   : u->committed	  ? "another one finishes the upgrade"
 						  : "another one undoes the upgrade";
 
-	log_vm(LOG_ERR, u->vm->pb->name, u->start->upgrade_id, "%s; %s", why,
-	       u->tries < RECOVERY_TRIES ? what : "no more tries");
 	u->ctx->metrics.pb.workers_failed++;
 	if (!u->failure) {
 		u->failure = strdup(why);
 		u->failed_phase = u->phase;
 	}
 	if (u->tries < RECOVERY_TRIES) {
+		log_vm(LOG_ERR, u->vm->pb->name, u->start->upgrade_id, "%s; %s", why, what);
 		oneshot_arm(u->later, delay_us[u->tries++]);
 		upgrade_tell_text(u, why);
 		return;
 	}
 	if (upgrade_puts_off(u, why))
 		return;
+	log_vm(LOG_ERR, u->vm->pb->name, u->start->upgrade_id, "%s; no more tries", why);
 	if (asprintf(&text, "%s, and %u more workers could not %s it; look at processes %d and %d",
 		     u->failure ?: why, u->tries, u->committed ? "finish" : "undo",
 		     u->start->vm->process->pid,

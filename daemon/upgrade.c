@@ -103,6 +103,7 @@ void upgrade_freep(struct upgrade **up)
 	free(u->phases);
 	free(u->failure);
 	message_free(u->report);
+	message_free(u->ran);
 	message_free(u->spare);
 	message_free(u->found);
 	message_free(u->start);

@@ -63,6 +63,7 @@ struct upgrade {
 	FinishRequest *finish; /* of the last worker; NULL: it came to no such thing */
 	bool finishing;	       /* the manager's finish() has been asked */
 	bool puts_off;	       /* told of a target that does not answer (upgrade_puts_off()) */
+	Report *ran; /* then: of the first worker that saw it run, all the same; NULL: none did */
 	bool decided;	       /* END is in the journal */
 };
 

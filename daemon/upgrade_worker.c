@@ -295,10 +295,26 @@ static bool puts_off(struct upgrade *u)
 {
 	_cleanup_message_ Report *report = TAKE_PTR(u->report);
 
-	if (upgrade_puts_off(u, last_words(report)))
-		return true;
-	u->report = TAKE_PTR(report);
-	return false;
+	if (!upgrade_puts_off(u, last_words(report))) {
+		u->report = TAKE_PTR(report);
+		return false;
+	}
+	if (report->outcome == OUTCOME(COMMITTED) && !u->ran)
+		u->ran = TAKE_PTR(report);
+	return true;
+}
+
+/* A guest that was seen to run and has ended since, of itself for all one knows, is not lost. */
+static void remember_that_it_ran(struct upgrade *u)
+{
+	if (!u->ran)
+		return;
+	if (u->report->outcome == OUTCOME(LOST) && upgrade_target_has_ended(u)) {
+		message_free(u->report);
+		u->report = TAKE_PTR(u->ran);
+	} else if (!u->report->blackout_us) {
+		u->report->blackout_us = u->ran->blackout_us;
+	}
 }
 
 static void on_ended(const char *how, void *userdata)
@@ -316,8 +332,10 @@ static void on_ended(const char *how, void *userdata)
 		return;
 	}
 	if (u->report) {
-		if (!puts_off(u))
-			finish(u);
+		if (puts_off(u))
+			return;
+		remember_that_it_ran(u);
+		finish(u);
 		return;
 	}
 	snprintf(why, sizeof(why), "its worker %s in phase %s", how, phase_name(u->phase));

@@ -31,7 +31,8 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 
-#define ID	7
+#define ID	    7
+#define BLACKOUT_US 300000
 #define KIND(x) UPGRADED__V1__JOURNAL_RECORD__KIND__##x
 
 struct fixture {
@@ -354,6 +355,8 @@ static int report(Upgraded__V1__Outcome outcome)
 	env.worker_done = &done;
 	done.report = &report;
 	report.outcome = outcome;
+	if (outcome == OUTCOME(COMMITTED))
+		report.blackout_us = BLACKOUT_US;
 	if (outcome == OUTCOME(LOST))
 		report.error = (char *)"the target does not answer";
 	return wire_send(3, &env, NULL, 0) < 0;
@@ -384,6 +387,8 @@ static int be_worker(const char *what)
 		return say_once_and_hang();
 	if (!strcmp(what, "lost"))
 		return report(OUTCOME(LOST));
+	if (!strcmp(what, "committed"))
+		return report(OUTCOME(COMMITTED));
 	if (!strcmp(what, "target")) {
 		good = put_target(NULL, fd) == BODY(ERROR) && put_target(&process, fd) == BODY(ERROR);
 		process.pid = getpid();
@@ -654,6 +659,38 @@ static void worker_that_could_not_finish_is_followed_by_another(void **state)
 	end_target(vm);
 }
 
+/* The only report in the history; freed by the caller. */
+static Report *read_report(struct fixture *f)
+{
+	Report **reports, *report;
+	size_t n;
+
+	assert_int_equal(history_read(f->ctx.history, "", 0, &reports, &n), 0);
+	assert_int_equal(n, 1);
+	report = TAKE_PTR(reports[0]);
+	history_free_reports(reports, n);
+	return report;
+}
+
+/* A target that ends before it was found under its name, as of a guest that is shut down. */
+static void guest_that_was_seen_to_run_is_not_lost(void **state)
+{
+	_cleanup_message_ Report *report = NULL;
+	struct fixture *f = *state;
+	struct vm *vm = begin_committed(f);
+
+	run_next_worker(f, vm, "committed");
+	assert_non_null(vm->upgrade);
+	assert_true(vm->upgrade->puts_off);
+	end_target(vm);
+	run_next_worker(f, vm, "lost");
+	assert_null(vm->upgrade);
+	report = read_report(f);
+	assert_int_equal(report->outcome, OUTCOME(COMMITTED));
+	assert_int_equal(report->blackout_us, BLACKOUT_US);
+	assert_string_equal(report->error, "");
+}
+
 static void guest_in_custody_waits_for_as_long_as_no_worker_can_be_started(void **state)
 {
 	struct fixture *f = *state;
@@ -736,6 +773,7 @@ int main(void)
 		TEST(upgraded_vm_is_its_target_though_nothing_can_be_read_now),
 		TEST(start_of_libvirt_that_is_waited_for_by_nobody_is_forgotten),
 		TEST(worker_that_could_not_finish_is_followed_by_another),
+		TEST(guest_that_was_seen_to_run_is_not_lost),
 		TEST(guest_in_custody_waits_for_as_long_as_no_worker_can_be_started),
 	};
 

@@ -208,12 +208,9 @@ bool upgrade_start_next(struct context *ctx)
 
 		if (u->begun || u->vm->working)
 			continue;
-		if (!u->aborted && manager_of(u->vm)->may_begin &&
-		    !manager_of(u->vm)->may_begin(ctx))
+		if (manager_of(u->vm)->may_begin && !manager_of(u->vm)->may_begin(ctx))
 			continue;
-		if (u->aborted)
-			error_set(&err, -ECANCELED, "aborted before it began");
-		else if (begin(u, &err) >= 0)
+		if (begin(u, &err) >= 0)
 			return true;
 		upgrade_end_with(u, err.code == -ESRCH ? OUTCOME(LOST) : OUTCOME(REFUSED),
 				 err.text ?: "out of memory");
@@ -308,10 +305,12 @@ int upgrade_abort(struct upgrade *u, struct error *err)
 		return -EALREADY;
 	}
 	log_vm(LOG_NOTICE, u->vm->pb->name, u->start->upgrade_id, "abort was asked for");
+	if (!u->begun) {
+		upgrade_end_with(u, OUTCOME(REFUSED), "aborted before it began");
+		return 0;
+	}
 	u->aborted = true;
-	if (!u->begun)
-		schedule(u->ctx);
-	else if (u->worker && u->next_worker_mode == UPGRADED__V1__WORKER_MODE__WORKER_UPGRADE)
+	if (u->worker && u->next_worker_mode == UPGRADED__V1__WORKER_MODE__WORKER_UPGRADE)
 		worker_process_abort(u->worker);
 	return 0;
 }

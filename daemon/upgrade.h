@@ -17,7 +17,7 @@ struct upgrade;
 int upgrade_request(struct context *ctx, struct vm *vm, const Upgraded__V1__UpgradeRequest *request,
 		    const struct requester *from, struct error *err);
 
-/* Asks for a rollback. -EALREADY: it is committed. */
+/* Asks for a rollback; one that has not begun ends now, and is freed. -EALREADY: committed. */
 int upgrade_abort(struct upgrade *u, struct error *err);
 
 /* Starts the oldest that may run, for schedule(). False: there is none. */

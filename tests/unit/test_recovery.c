@@ -691,6 +691,28 @@ static void guest_that_was_seen_to_run_is_not_lost(void **state)
 	assert_string_equal(report->error, "");
 }
 
+static void upgrade_that_waits_ends_when_it_is_aborted(void **state)
+{
+	Upgraded__V1__UpgradeRequest request = UPGRADED__V1__UPGRADE_REQUEST__INIT;
+	_cleanup_message_ Report *report = NULL;
+	struct requester from = { 0 };
+	struct fixture *f = *state;
+	struct vm *vm = add_vm(f);
+
+	f->ctx.options.max_running = 1;
+	/* A check of it, which takes as long as it takes. */
+	vm->working = true;
+	assert_int_equal(upgrade_request(&f->ctx, vm, &request, &from, NULL), 0);
+	assert_non_null(vm->upgrade);
+	assert_int_equal(upgrade_abort(vm->upgrade, NULL), 0);
+	assert_null(vm->upgrade);
+	assert_true(vm->working);
+	report = read_report(f);
+	assert_int_equal(report->outcome, OUTCOME(REFUSED));
+	assert_string_equal(report->error, "aborted before it began");
+	end_vm(vm);
+}
+
 static void guest_in_custody_waits_for_as_long_as_no_worker_can_be_started(void **state)
 {
 	struct fixture *f = *state;
@@ -774,6 +796,7 @@ int main(void)
 		TEST(start_of_libvirt_that_is_waited_for_by_nobody_is_forgotten),
 		TEST(worker_that_could_not_finish_is_followed_by_another),
 		TEST(guest_that_was_seen_to_run_is_not_lost),
+		TEST(upgrade_that_waits_ends_when_it_is_aborted),
 		TEST(guest_in_custody_waits_for_as_long_as_no_worker_can_be_started),
 	};
 

@@ -69,8 +69,9 @@ static void fill_report(struct upgrade *u)
 	if (!r->source && u->start->vm->process)
 		r->source = message_copy(u->start->vm->process);
 	if (!r->started_at_us) {
-		r->started_at_us = u->started_at_us;
-		r->total_us = now_us() - u->began_us;
+		r->started_at_us = u->started_at_us ?: realtime_us();
+		/* It may never have begun. */
+		r->total_us = u->began_us ? now_us() - u->began_us : 0;
 	}
 }
 

@@ -710,6 +710,9 @@ static void upgrade_that_waits_ends_when_it_is_aborted(void **state)
 	report = read_report(f);
 	assert_int_equal(report->outcome, OUTCOME(REFUSED));
 	assert_string_equal(report->error, "aborted before it began");
+	/* And not since this machine was booted. */
+	assert_true(report->total_us < 1000000);
+	assert_true(report->started_at_us + 60000000 > realtime_us());
 	end_vm(vm);
 }
 

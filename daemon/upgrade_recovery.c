@@ -275,7 +275,7 @@ int upgrade_resume(struct context *ctx, struct vm *vm, const struct unfinished *
 {
 	_cleanup_(upgrade_freep) struct upgrade *u = NULL;
 	const Process *source = unfinished->start->vm->process;
-	uint64_t age;
+	uint64_t now = realtime_us(), age;
 	int r;
 
 	if (upgrade_new(ctx, vm, &u) < 0)
@@ -299,7 +299,8 @@ int upgrade_resume(struct context *ctx, struct vm *vm, const struct unfinished *
 	u->parked = unfinished->parked;
 	u->phase = u->failed_phase = unfinished->phase;
 	u->started_at_us = unfinished->at_us;
-	age = realtime_us() - unfinished->at_us;
+	/* The clock on the wall may have been set back since. */
+	age = now > unfinished->at_us ? now - unfinished->at_us : 0;
 	u->began_us = now_us() - age;
 	if (u->committed)
 		upgrade_watch_source(u);

@@ -716,6 +716,25 @@ static void upgrade_that_waits_ends_when_it_is_aborted(void **state)
 	end_vm(vm);
 }
 
+/* As by who corrects the clock on the wall. */
+static void clock_that_was_set_back_does_not_make_an_upgrade_old(void **state)
+{
+	WorkerStart start = UPGRADED__V1__WORKER_START__INIT;
+	struct unfinished unfinished = { .start = &start };
+	struct fixture *f = *state;
+	struct vm *vm = add_vm(f);
+	char work[80];
+
+	snprintf(work, sizeof(work), "%s/work/%d", f->dir, ID);
+	start.upgrade_id = ID;
+	start.vm = vm->pb;
+	start.work_dir = work;
+	unfinished.at_us = realtime_us() + 3600000000;
+	assert_int_equal(upgrade_resume(&f->ctx, vm, &unfinished, NULL), 0);
+	assert_true(now_us() - vm->upgrade->began_us < 60000000);
+	end_vm(vm);
+}
+
 static void guest_in_custody_waits_for_as_long_as_no_worker_can_be_started(void **state)
 {
 	struct fixture *f = *state;
@@ -800,6 +819,7 @@ int main(void)
 		TEST(worker_that_could_not_finish_is_followed_by_another),
 		TEST(guest_that_was_seen_to_run_is_not_lost),
 		TEST(upgrade_that_waits_ends_when_it_is_aborted),
+		TEST(clock_that_was_set_back_does_not_make_an_upgrade_old),
 		TEST(guest_in_custody_waits_for_as_long_as_no_worker_can_be_started),
 	};
 

@@ -117,6 +117,12 @@ static const struct {
 	  survey_disks },
 };
 
+/* A QEMU may answer anything, also null. */
+static const char *text_of(struct json_object *value)
+{
+	return json_object_get_string(value) ?: "nothing";
+}
+
 static int differ(const char *code, const char *noun, const char *remedy,
 		  struct json_object *source, struct json_object *target, struct findings *f)
 {
@@ -129,12 +135,11 @@ static int differ(const char *code, const char *noun, const char *remedy,
 		if (!json_object_object_get_ex(target, name, &here))
 			r = findings_add(f, BLOCKER, code, name, remedy,
 					 "The source has this %s (%s), the target does not", noun,
-					 json_object_get_string(there));
-		else if (strcmp(json_object_get_string(there), json_object_get_string(here)))
+					 text_of(there));
+		else if (strcmp(text_of(there), text_of(here)))
 			r = findings_add(f, BLOCKER, code, name, remedy,
 					 "This %s is %s in the source and %s in the target", noun,
-					 json_object_get_string(there),
-					 json_object_get_string(here));
+					 text_of(there), text_of(here));
 		if (r < 0)
 			return r;
 	}
@@ -144,7 +149,7 @@ static int differ(const char *code, const char *noun, const char *remedy,
 			continue;
 		r = findings_add(f, BLOCKER, code, extra, remedy,
 				 "The target has this %s (%s), the source does not", noun,
-				 json_object_get_string(what));
+				 text_of(what));
 		if (r < 0)
 			return r;
 	}

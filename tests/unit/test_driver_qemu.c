@@ -3,6 +3,7 @@
  * How the worker brings a source back, against a scripted QEMU: what is asked when.
  * What a real one makes of it is for the emulated host to show.
  */
+#include "compare.h"
 #include "qmp_peer.h"
 #include "upgrade.h"
 
@@ -114,11 +115,43 @@ static void source_is_not_told_to_go_on_before_it_is_done_with_its_migration(voi
 	undo(steps);
 }
 
+static void machine_of_no_type_is_a_difference(void **state)
+{
+	static const struct step says_null[] = {
+		{ NULL, GREETING },
+		{ "qmp_capabilities", CAPS },
+		{ "qom-get", RETURN(2, "null") },
+		{ 0 },
+	};
+	static const struct step says_q35[] = {
+		{ NULL, GREETING },
+		{ "qmp_capabilities", CAPS },
+		{ "qom-get", RETURN(2, "\"pc-q35-10.0-machine\"") },
+		{ 0 },
+	};
+	struct findings f = FINDINGS_INIT;
+	struct peer source, target;
+
+	(void)state;
+	open_peer(&source, play_steps, says_null);
+	open_peer(&target, play_steps, says_q35);
+	source.w.deadline_us = target.w.deadline_us = now_us() + 3000000;
+	/* It says nothing of its memory. */
+	assert_int_equal(compare_machines(source.q, target.q, &f, &source.err), -ETIMEDOUT);
+	assert_int_equal(f.n, 1);
+	assert_string_equal(f.v[0]->code, "target.machine-type");
+	assert_non_null(strstr(f.v[0]->text, "nothing in the source"));
+	findings_clear(&f);
+	close_peer(&source);
+	close_peer(&target);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(source_that_has_sent_all_is_told_to_go_on),
 		cmocka_unit_test(source_is_not_told_to_go_on_before_it_is_done_with_its_migration),
+		cmocka_unit_test(machine_of_no_type_is_a_difference),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -152,40 +152,41 @@ static char *raise_command(const char *dir, const char *property, const char *fi
 	return n < 0 ? NULL : text;
 }
 
-static int check_memory_max(const struct headroom *h, const char *dir, const char *name)
+/* 1: a second VMM does not fit below the limit in @file. *ret_remedy raises it. */
+static int is_short(const struct headroom *h, const char *dir, const char *property,
+		    const char *file, unsigned long long *ret_left, char **ret_remedy)
 {
-	unsigned long long max = cgroup_number(h, dir, "memory.max"),
-			   left = memory_room(h, dir, max);
-	_cleanup_free_ char *remedy = NULL;
+	unsigned long long limit = cgroup_number(h, dir, file);
 
-	if (left >= h->memory)
+	*ret_left = memory_room(h, dir, limit);
+	if (*ret_left >= h->memory)
 		return 0;
-	remedy = raise_command(dir, "MemoryMax", "memory.max", mib_up(max + h->memory), "M");
-	if (!remedy)
-		return -ENOMEM;
-	return findings_add(h->f, BLOCKER, "cgroup.memory", name, remedy,
-			    "a second VMM needs about %llu MiB of its own, and memory.max "
-			    "of the cgroup %s leaves %llu MiB: the kernel would kill a "
-			    "process in it, perhaps the one that runs the guest",
-			    mib_up(h->memory), name, left / MIB);
+	*ret_remedy = raise_command(dir, property, file, mib_up(limit + h->memory), "M");
+	return *ret_remedy ? 1 : -ENOMEM;
 }
 
-static int check_memory_high(const struct headroom *h, const char *dir, const char *name)
+static int check_memory(const struct headroom *h, const char *dir, const char *name)
 {
-	unsigned long long high = cgroup_number(h, dir, "memory.high"),
-			   left = memory_room(h, dir, high);
-	_cleanup_free_ char *remedy = NULL;
+	_cleanup_free_ char *raise_max = NULL, *raise_high = NULL;
+	unsigned long long left;
+	int r;
 
-	if (left >= h->memory)
-		return 0;
-	remedy = raise_command(dir, "MemoryHigh", "memory.high", mib_up(high + h->memory), "M");
-	if (!remedy)
-		return -ENOMEM;
-	return findings_add(h->f, WARNING, "cgroup.memory-high", name, remedy,
-			    "a second VMM needs about %llu MiB of its own, and memory.high "
-			    "of the cgroup %s leaves %llu MiB: the kernel would slow down "
-			    "every process in it, and the guest",
-			    mib_up(h->memory), name, left / MIB);
+	r = is_short(h, dir, "MemoryMax", "memory.max", &left, &raise_max);
+	if (r > 0)
+		r = findings_add(h->f, BLOCKER, "cgroup.memory", name, raise_max,
+				 "a second VMM needs about %llu MiB of its own, and memory.max "
+				 "of the cgroup %s leaves %llu MiB: the kernel would kill a "
+				 "process in it, perhaps the one that runs the guest",
+				 mib_up(h->memory), name, left / MIB);
+	if (r >= 0)
+		r = is_short(h, dir, "MemoryHigh", "memory.high", &left, &raise_high);
+	if (r > 0)
+		r = findings_add(h->f, WARNING, "cgroup.memory-high", name, raise_high,
+				 "a second VMM needs about %llu MiB of its own, and memory.high "
+				 "of the cgroup %s leaves %llu MiB: the kernel would slow down "
+				 "every process in it, and the guest",
+				 mib_up(h->memory), name, left / MIB);
+	return r;
 }
 
 static int check_pids(const struct headroom *h, const char *dir, const char *name)
@@ -223,9 +224,7 @@ static int check_cgroups(const struct headroom *h, pid_t pid)
 		const char *name = len > root_len ? dir + root_len : "/";
 
 		dir[len] = '\0';
-		r = check_memory_max(h, dir, name);
-		if (r >= 0)
-			r = check_memory_high(h, dir, name);
+		r = check_memory(h, dir, name);
 		if (r >= 0)
 			r = check_pids(h, dir, name);
 		if (r < 0)

@@ -233,11 +233,49 @@ int link_finish(struct waiter *w, Upgraded__V1__FinishRequest *request, struct e
 	return wait_for_verdict(w, err);
 }
 
-int link_done(struct waiter *w, Upgraded__V1__WorkerDone *done)
+static int send_done(struct waiter *w, Upgraded__V1__WorkerDone *done)
 {
 	Envelope env = ENVELOPE_INIT;
 
 	env.body_case = UPGRADED__V1__ENVELOPE__BODY_WORKER_DONE;
 	env.worker_done = done;
 	return wire_send(w->daemon, &env, NULL, 0);
+}
+
+/* The gravest first, each kind in its order. */
+static void sort_findings(Upgraded__V1__Finding **v, size_t n)
+{
+	for (size_t i = 1; i < n; i++) {
+		Upgraded__V1__Finding *f = v[i];
+		size_t k = i;
+
+		for (; k && v[k - 1]->severity < f->severity; k--)
+			v[k] = v[k - 1];
+		v[k] = f;
+	}
+}
+
+/* What does not fit into a packet is left out: the command line, then what weighs least. */
+int link_done(struct waiter *w, Upgraded__V1__WorkerDone *done)
+{
+	Upgraded__V1__Report *report = done->report;
+	Upgraded__V1__CheckReport *check = done->check;
+	int r = send_done(w, done);
+
+	if (r == -EMSGSIZE && check) {
+		check->n_argv = 0;
+		r = send_done(w, done);
+	}
+	if (r != -EMSGSIZE)
+		return r;
+	sort_findings(report->findings, report->n_findings);
+	if (check)
+		sort_findings(check->findings, check->n_findings);
+	while (r == -EMSGSIZE && (report->n_findings || (check && check->n_findings))) {
+		report->n_findings /= 2;
+		if (check)
+			check->n_findings /= 2;
+		r = send_done(w, done);
+	}
+	return r;
 }

@@ -48,7 +48,7 @@ int link_commit(struct waiter *w, bool parked, struct error *err);
 /* Asks whether the upgrade may end now. -EOWNERDEAD: the daemon died; the next worker asks. */
 int link_finish(struct waiter *w, Upgraded__V1__FinishRequest *request, struct error *err);
 
-/* The worker's last message. */
+/* The worker's last message. What does not fit into a packet is left out of @done. */
 int link_done(struct waiter *w, Upgraded__V1__WorkerDone *done);
 
 #endif

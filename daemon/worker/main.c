@@ -126,6 +126,7 @@ static int work(struct upgrade *u)
 			check.n_argv++;
 		if (!err.code)
 			report.error = (char *)"";
+		report.n_findings = 0;
 		done.check = &check;
 	}
 	if (link_done(&u->wait, &done) < 0)

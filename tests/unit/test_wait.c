@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* wait_for(): every way in which a wait must end does end it, and says why. */
 #include "few_fds.h"
+#include "link.h"
 #include "standstill.h"
 #include "wait.h"
 #include "wire.h"
@@ -258,6 +259,61 @@ static void who_cannot_look_takes_no_process_for_one_that_stands_still(void **st
 	assert_true(process_is_dying(pid));
 }
 
+/* What has come of it; freed by the caller. */
+static Envelope *receive_done(struct fixture *f)
+{
+	_cleanup_scm_fds_ struct scm_fds fds = SCM_FDS_INIT;
+	Envelope *env = NULL;
+
+	assert_int_equal(wire_recv(f->daemon, &env, &fds), 0);
+	assert_int_equal(env->body_case, UPGRADED__V1__ENVELOPE__BODY_WORKER_DONE);
+	return env;
+}
+
+/* A VM with a hundred disks has a command line that is longer than a packet. */
+static void what_a_worker_found_is_told_however_much_it_is(void **state)
+{
+	_cleanup_envelope_ Envelope *long_line = NULL, *much = NULL;
+	Upgraded__V1__WorkerDone done = UPGRADED__V1__WORKER_DONE__INIT;
+	Upgraded__V1__CheckReport check = UPGRADED__V1__CHECK_REPORT__INIT;
+	Upgraded__V1__Report report = UPGRADED__V1__REPORT__INIT;
+	Upgraded__V1__Finding finding[600], *list[ARRAY_SIZE(finding)];
+	char text[301], *argv[400];
+	struct fixture f;
+
+	memset(text, 'x', sizeof(text) - 1);
+	text[sizeof(text) - 1] = '\0';
+	for (size_t i = 0; i < ARRAY_SIZE(argv); i++)
+		argv[i] = text;
+	for (size_t i = 0; i < ARRAY_SIZE(finding); i++) {
+		upgraded__v1__finding__init(&finding[i]);
+		finding[i].severity = UPGRADED__V1__SEVERITY__SEVERITY_NOTE;
+		finding[i].text = text;
+		list[i] = &finding[i];
+	}
+	finding[ARRAY_SIZE(finding) - 1].severity = UPGRADED__V1__SEVERITY__SEVERITY_BLOCKER;
+	done.check = &check;
+	done.report = &report;
+	check.findings = list;
+	check.n_findings = 2;
+	check.argv = argv;
+	check.n_argv = ARRAY_SIZE(argv);
+	open_fixture(&f);
+	assert_int_equal(link_done(&f.w, &done), 0);
+	long_line = receive_done(&f);
+	assert_int_equal(long_line->worker_done->check->n_findings, 2);
+	assert_int_equal(long_line->worker_done->check->n_argv, 0);
+
+	/* What forbids the upgrade is not left out. */
+	check.n_findings = ARRAY_SIZE(finding);
+	assert_int_equal(link_done(&f.w, &done), 0);
+	much = receive_done(&f);
+	assert_true(much->worker_done->check->n_findings > 50);
+	assert_int_equal(much->worker_done->check->findings[0]->severity,
+			 UPGRADED__V1__SEVERITY__SEVERITY_BLOCKER);
+	close_fixture(&f);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -270,6 +326,7 @@ int main(void)
 		cmocka_unit_test(other_messages_of_the_daemon_are_protocol_errors),
 		cmocka_unit_test(dead_process_ends_a_wait_but_its_last_words_count),
 		cmocka_unit_test(a_wait_that_takes_long_says_so_once_and_goes_on),
+		cmocka_unit_test(what_a_worker_found_is_told_however_much_it_is),
 		cmocka_unit_test(the_end_of_a_process_is_seen),
 		cmocka_unit_test(who_cannot_look_takes_no_process_for_one_that_stands_still),
 	};

@@ -12,6 +12,7 @@
 #include "access.h"
 
 #include "message.h"
+#include "temp_dir.h"
 
 #include <fcntl.h>
 #include <stdio.h>
@@ -21,19 +22,18 @@
 /* Neither root nor the user of this test. */
 static const struct peer member = { .uid = 54321, .gid = 54321, .pid = 1 };
 
-static char dir[] = "/tmp/test-access-XXXXXX";
+static char dir[TEMP_DIR];
 
 static int setup(void **state)
 {
-	return mkdtemp(dir) ? 0 : -1;
+	temp_dir_make(dir);
+	return 0;
 }
 
 static int teardown(void **state)
 {
-	char command[64];
-
-	snprintf(command, sizeof(command), "rm -r %s", dir);
-	return system(command);
+	temp_dir_remove(dir);
+	return 0;
 }
 
 static int ask(const char *binary)

@@ -6,6 +6,7 @@
 #include "channel.h"
 
 #include "count_fds.h"
+#include "temp_dir.h"
 
 #include <fcntl.h>
 #include <setjmp.h>
@@ -80,7 +81,7 @@ static void ended(pid_t pid, int wanted)
 
 static void pass(size_t n, unsigned wait_us)
 {
-	char dir[] = "/tmp/test-channel-XXXXXX", path[64];
+	char dir[TEMP_DIR], path[64];
 	struct waiter w = WAITER_INIT;
 	_cleanup_error_ struct error err = ERROR_INIT;
 	size_t fds = count_fds();
@@ -93,7 +94,7 @@ static void pass(size_t n, unsigned wait_us)
 
 	w.deadline_us = now_us() + 30000000;
 	w.what = "the stream";
-	assert_non_null(mkdtemp(dir));
+	temp_dir_make(dir);
 	snprintf(path, sizeof(path), "%s/main", dir);
 	assert_int_equal(channel_listen(path, geteuid(), &listener, &err), 0);
 	assert_int_equal(channel_connect_main(&w, path, &target, &err), 0);
@@ -122,8 +123,7 @@ static void pass(size_t n, unsigned wait_us)
 	ended(b, 0);
 	spool_close(&spool);
 	close(listener);
-	unlink(path);
-	rmdir(dir);
+	temp_dir_remove(dir);
 	assert_int_equal(count_fds(), fds);
 }
 
@@ -142,7 +142,7 @@ static void a_usual_stream_does_not_wait_for_the_target(void **state)
 {
 	struct waiter w = WAITER_INIT;
 	_cleanup_error_ struct error err = ERROR_INIT;
-	char dir[] = "/tmp/test-channel-XXXXXX", path[64];
+	char dir[TEMP_DIR], path[64];
 	struct spool spool = SPOOL_INIT;
 	int source[2], listener, target;
 	uint64_t bytes = 0;
@@ -152,7 +152,7 @@ static void a_usual_stream_does_not_wait_for_the_target(void **state)
 		skip(); /* SO_SNDBUFFORCE */
 	w.deadline_us = now_us() + 2000000;
 	w.what = "the stream";
-	assert_non_null(mkdtemp(dir));
+	temp_dir_make(dir);
 	snprintf(path, sizeof(path), "%s/main", dir);
 	assert_int_equal(channel_listen(path, 0, &listener, &err), 0);
 	assert_int_equal(channel_connect_main(&w, path, &target, &err), 0);
@@ -168,8 +168,7 @@ static void a_usual_stream_does_not_wait_for_the_target(void **state)
 	close(source[0]);
 	close(target);
 	close(listener);
-	unlink(path);
-	rmdir(dir);
+	temp_dir_remove(dir);
 }
 
 static void a_target_that_closes_is_an_error(void **state)
@@ -234,7 +233,7 @@ static void a_stream_without_an_end_is_an_error(void **state)
 /* A target that hangs, or that somebody else's socket is in the place of. */
 static void a_target_that_does_not_answer_ends_at_the_deadline(void **state)
 {
-	char dir[] = "/tmp/test-channel-XXXXXX", path[64];
+	char dir[TEMP_DIR], path[64];
 	struct cpr_state cpr = { .len = 1024 * 1024 };
 	struct waiter w = WAITER_INIT, soon;
 	struct error err = ERROR_INIT;
@@ -242,7 +241,7 @@ static void a_target_that_does_not_answer_ends_at_the_deadline(void **state)
 
 	w.deadline_us = now_us() + 5000000;
 	w.what = "the target";
-	assert_non_null(mkdtemp(dir));
+	temp_dir_make(dir);
 	snprintf(path, sizeof(path), "%s/cpr", dir);
 	assert_int_equal(channel_listen(path, geteuid(), &listener, &err), 0);
 	assert_int_equal(channel_connect(&w, path, &first, &err), 0);
@@ -264,8 +263,7 @@ static void a_target_that_does_not_answer_ends_at_the_deadline(void **state)
 	close(first);
 	close(second);
 	close(listener);
-	unlink(path);
-	rmdir(dir);
+	temp_dir_remove(dir);
 }
 
 int main(void)

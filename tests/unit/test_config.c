@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* upgraded.conf: what counts, where it comes from, and what is said of a line that is wrong. */
 #include "config.h"
+#include "temp_dir.h"
 
 #include <errno.h>
-#include <limits.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdint.h>
@@ -14,7 +14,7 @@
 
 #include <cmocka.h>
 
-static char root[PATH_MAX];
+static char root[TEMP_DIR];
 
 static void run(const char *command)
 {
@@ -27,8 +27,7 @@ static void run(const char *command)
 
 static int setup(void **state)
 {
-	strcpy(root, "/tmp/test-config-XXXXXX");
-	assert_non_null(mkdtemp(root));
+	temp_dir_make(root);
 	run("cd %s && mkdir -p etc/upgraded/upgraded.conf.d run/upgraded/upgraded.conf.d "
 	    "usr/lib/upgraded/upgraded.conf.d");
 	return 0;
@@ -36,7 +35,7 @@ static int setup(void **state)
 
 static int teardown(void **state)
 {
-	run("rm -r %s");
+	temp_dir_remove(root);
 	return 0;
 }
 

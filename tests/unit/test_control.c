@@ -18,6 +18,7 @@
 #include "count_fds.h"
 #include "journal.h"
 #include "native.h"
+#include "temp_dir.h"
 
 #include <fcntl.h>
 #include <poll.h>
@@ -28,7 +29,7 @@
 
 struct fixture {
 	size_t fds;
-	char dir[40];
+	char dir[TEMP_DIR];
 	struct sockaddr_un addr;
 	struct context ctx;
 	struct vm *vm;
@@ -60,9 +61,7 @@ static int setup(void **state)
 	if (!f)
 		return -1;
 	f->fds = count_fds();
-	strcpy(f->dir, "/tmp/test-control-XXXXXX");
-	if (!mkdtemp(f->dir))
-		return -1;
+	temp_dir_make(f->dir);
 	snprintf(vms, sizeof(vms), "%s/vms", f->dir);
 	f->addr.sun_family = AF_UNIX;
 	snprintf(f->addr.sun_path, sizeof(f->addr.sun_path), "%s/control.sock", f->dir);
@@ -86,7 +85,6 @@ static int teardown(void **state)
 {
 	struct fixture *f = *state;
 	size_t before = f->fds;
-	char command[64];
 
 	check_free_all(&f->ctx);
 	server_freep(&f->ctx.server);
@@ -95,9 +93,7 @@ static int teardown(void **state)
 	journal_freep(&f->ctx.journal);
 	config_clear(&f->ctx.config);
 	sd_event_unref(f->ctx.event);
-	snprintf(command, sizeof(command), "rm -r %s", f->dir);
-	if (system(command))
-		return -1;
+	temp_dir_remove(f->dir);
 	free(f);
 	return count_fds() == before ? 0 : -1;
 }

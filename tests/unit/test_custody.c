@@ -12,6 +12,7 @@
 
 #include "custody.h"
 #include "few_fds.h"
+#include "temp_dir.h"
 
 #include <fcntl.h>
 #include <string.h>
@@ -164,7 +165,7 @@ static void sums_tell_state_from_guest_memory(void **state)
 struct systemd {
 	sd_event *event; /* the daemon's, in which it tries again */
 	int sock;
-	char dir[32];
+	char dir[TEMP_DIR];
 	char path[48];
 	char name[64][FD_STORE_NAME];
 	int fd[64];
@@ -186,8 +187,8 @@ static void systemd_start(struct systemd *s)
 {
 	struct sockaddr_un addr = { .sun_family = AF_UNIX };
 
-	*s = (struct systemd){ .dir = "/tmp/upgraded-custody-XXXXXX" };
-	assert_non_null(mkdtemp(s->dir));
+	*s = (struct systemd){ 0 };
+	temp_dir_make(s->dir);
 	snprintf(s->path, sizeof(s->path), "%s/notify", s->dir);
 	strcpy(addr.sun_path, s->path);
 	s->sock = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
@@ -246,8 +247,7 @@ static void systemd_end(struct systemd *s)
 	for (size_t i = 0; i < s->n; i++)
 		close(s->fd[i]);
 	close(s->sock);
-	unlink(s->path);
-	rmdir(s->dir);
+	temp_dir_remove(s->dir);
 	unsetenv("NOTIFY_SOCKET");
 	sd_event_unref(s->event);
 }

@@ -8,8 +8,8 @@
 
 #include "cgroup.h"
 #include "cleanup.h"
+#include "temp_dir.h"
 
-#include <ftw.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <string.h>
@@ -27,7 +27,7 @@
 #define NEED_MIB 164
 
 struct host {
-	char root[32];
+	char root[TEMP_DIR];
 	struct findings f;
 };
 
@@ -90,8 +90,8 @@ static void put_fds(struct host *h, int n)
 
 static void begin(struct host *h)
 {
-	*h = (struct host){ .root = "/tmp/test-headroom-XXXXXX" };
-	assert_non_null(mkdtemp(h->root));
+	*h = (struct host){ 0 };
+	temp_dir_make(h->root);
 	put(h, "/proc/4711/status",
 	    "Name:\tqemu\nVmRSS:\t 9999999 kB\nRssAnon:\t  102400 kB\nRssFile:\t   20 kB\n"
 	    "RssShmem:\t 8888888 kB\nThreads:\t12\nSigQ:\t0/1\n");
@@ -123,18 +123,10 @@ static void begin(struct host *h)
 	}
 }
 
-static int remove_one(const char *path, const struct stat *st, int type, struct FTW *ftw)
-{
-	(void)st;
-	(void)type;
-	(void)ftw;
-	return remove(path);
-}
-
 static void end(struct host *h)
 {
 	findings_clear(&h->f);
-	assert_int_equal(nftw(h->root, remove_one, 16, FTW_DEPTH | FTW_PHYS), 0);
+	temp_dir_remove(h->root);
 }
 
 static void check(struct host *h)
@@ -421,9 +413,9 @@ static void what_is_not_known_is_not_said(void **state)
 
 static void a_host_that_shows_nothing_has_no_findings(void **state)
 {
-	struct host h = { .root = "/tmp/test-headroom-XXXXXX" };
+	struct host h = { 0 };
 
-	assert_non_null(mkdtemp(h.root));
+	temp_dir_make(h.root);
 	expect_nothing(&h, "nothing to be read");
 	put(&h, "/proc/4711/status", "nonsense");
 	put(&h, "/proc/4711/cgroup", "nonsense");

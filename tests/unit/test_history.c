@@ -10,13 +10,14 @@
 #include <cmocka.h>
 
 #include "history.h"
+#include "temp_dir.h"
 
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 
 struct fixture {
-	char dir[64];
+	char dir[TEMP_DIR];
 	char path[80];
 	char old[80];
 };
@@ -26,8 +27,7 @@ static int setup(void **state)
 	struct fixture *f = calloc(1, sizeof(*f));
 
 	assert_non_null(f);
-	strcpy(f->dir, "/tmp/upgraded-history-XXXXXX");
-	assert_non_null(mkdtemp(f->dir));
+	temp_dir_make(f->dir);
 	snprintf(f->path, sizeof(f->path), "%s/history", f->dir);
 	snprintf(f->old, sizeof(f->old), "%s/history.1", f->dir);
 	*state = f;
@@ -40,9 +40,7 @@ static int teardown(void **state)
 
 	/* Of a test that failed in between. */
 	(void)umount2(f->dir, MNT_DETACH);
-	unlink(f->path);
-	unlink(f->old);
-	rmdir(f->dir);
+	temp_dir_remove(f->dir);
 	free(f);
 	return 0;
 }

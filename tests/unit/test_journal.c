@@ -12,6 +12,7 @@
 
 #include "frames.h"
 #include "journal.h"
+#include "temp_dir.h"
 
 #include <fcntl.h>
 #include <string.h>
@@ -22,7 +23,7 @@
 #include <signal.h>
 
 struct fixture {
-	char dir[64];
+	char dir[TEMP_DIR];
 	char path[80];
 };
 
@@ -58,8 +59,7 @@ static int setup(void **state)
 	struct fixture *f = calloc(1, sizeof(*f));
 
 	assert_non_null(f);
-	strcpy(f->dir, "/tmp/upgraded-journal-XXXXXX");
-	assert_non_null(mkdtemp(f->dir));
+	temp_dir_make(f->dir);
 	snprintf(f->path, sizeof(f->path), "%s/journal", f->dir);
 	*state = f;
 	return 0;
@@ -72,8 +72,7 @@ static int teardown(void **state)
 	/* Of a test that failed in between. */
 	cannot_cut = cannot_sync = no_memory = false;
 	(void)umount2(f->dir, MNT_DETACH);
-	unlink(f->path);
-	rmdir(f->dir);
+	temp_dir_remove(f->dir);
 	free(f);
 	return 0;
 }

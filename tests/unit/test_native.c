@@ -14,6 +14,7 @@
 #include "count_fds.h"
 #include "context.h"
 #include "native.h"
+#include "temp_dir.h"
 
 #include <fcntl.h>
 #include <signal.h>
@@ -26,7 +27,7 @@
 
 struct fixture {
 	size_t fds;
-	char dir[40], vms[64], path[64];
+	char dir[TEMP_DIR], vms[64], path[64];
 	struct context ctx;
 	pid_t child; /* another process, for a VM that is not this one */
 };
@@ -45,9 +46,7 @@ static int setup(void **state)
 	if (!f)
 		return -1;
 	f->fds = count_fds();
-	strcpy(f->dir, "/tmp/test-native-XXXXXX");
-	if (!mkdtemp(f->dir))
-		return -1;
+	temp_dir_make(f->dir);
 	snprintf(f->vms, sizeof(f->vms), "%s/vms", f->dir);
 	snprintf(f->path, sizeof(f->path), "%s/vmm.sock", f->dir);
 	strcpy(addr.sun_path, f->path);
@@ -72,7 +71,6 @@ static int teardown(void **state)
 {
 	struct fixture *f = *state;
 	size_t before = f->fds;
-	char command[64];
 
 	if (f->child) {
 		kill(f->child, SIGKILL);
@@ -82,9 +80,7 @@ static int teardown(void **state)
 	native_freep(&f->ctx.native);
 	registry_freep(&f->ctx.registry);
 	sd_event_unref(f->ctx.event);
-	snprintf(command, sizeof(command), "rm -r %s", f->dir);
-	if (system(command))
-		return -1;
+	temp_dir_remove(f->dir);
 	free(f);
 	return count_fds() == before ? 0 : -1;
 }

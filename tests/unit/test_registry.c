@@ -12,6 +12,7 @@
 
 #include "few_fds.h"
 #include "registry.h"
+#include "temp_dir.h"
 
 #include <pthread.h>
 #include <signal.h>
@@ -22,7 +23,7 @@
 #include <sys/wait.h>
 
 struct fixture {
-	char dir[64];
+	char dir[TEMP_DIR];
 	sd_event *event;
 	struct registry *r;
 	pid_t child;
@@ -47,8 +48,7 @@ static int setup(void **state)
 	struct fixture *f = calloc(1, sizeof(*f));
 
 	assert_non_null(f);
-	strcpy(f->dir, "/tmp/upgraded-registry-XXXXXX");
-	assert_non_null(mkdtemp(f->dir));
+	temp_dir_make(f->dir);
 	assert_int_equal(sd_event_new(&f->event), 0);
 	f->child = fork();
 	if (f->child == 0) {

@@ -12,6 +12,7 @@
 
 #include "clock.h"
 #include "runtime_lock.h"
+#include "temp_dir.h"
 #include "worker_process.h"
 
 #include <fcntl.h>
@@ -25,7 +26,7 @@
 #include <sys/wait.h>
 
 struct fixture {
-	char dir[48];
+	char dir[TEMP_DIR];
 	char journal[64];
 	char words[64]; /* what the daemons say */
 };
@@ -35,8 +36,7 @@ static int setup(void **state)
 	struct fixture *f = calloc(1, sizeof(*f));
 
 	assert_non_null(f);
-	strcpy(f->dir, "/tmp/upgraded-runtime-lock-XXXXXX");
-	assert_non_null(mkdtemp(f->dir));
+	temp_dir_make(f->dir);
 	snprintf(f->journal, sizeof(f->journal), "%s/journal", f->dir);
 	snprintf(f->words, sizeof(f->words), "%s/words", f->dir);
 	*state = f;
@@ -46,12 +46,10 @@ static int setup(void **state)
 static int teardown(void **state)
 {
 	struct fixture *f = *state;
-	char command[64];
 
 	/* Of a test that failed in between. */
 	(void)umount2(f->dir, MNT_DETACH);
-	snprintf(command, sizeof(command), "rm -r %s", f->dir);
-	assert_int_equal(system(command), 0);
+	temp_dir_remove(f->dir);
 	free(f);
 	return 0;
 }

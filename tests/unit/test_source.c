@@ -6,6 +6,7 @@
  */
 #include "probe.h"
 #include "source.h"
+#include "temp_dir.h"
 
 #include <fcntl.h>
 #include <setjmp.h>
@@ -22,7 +23,7 @@
 #define QEMU "/usr/bin/qemu-system-x86_64"
 
 struct vm {
-	char dir[32];
+	char dir[TEMP_DIR];
 	char qmp[48];
 	pid_t pid;
 	int pidfd;
@@ -52,8 +53,8 @@ static void start_with(struct vm *vm, const char *cpu, const char *share, char *
 {
 	char qmp[96], ram[96];
 
-	*vm = (struct vm){ .dir = "/tmp/test-source-XXXXXX", .w = WAITER_INIT };
-	assert_non_null(mkdtemp(vm->dir));
+	*vm = (struct vm){ .w = WAITER_INIT };
+	temp_dir_make(vm->dir);
 	snprintf(vm->qmp, sizeof(vm->qmp), "%s/qmp", vm->dir);
 	snprintf(qmp, sizeof(qmp), "unix:%s,server=on,wait=off", vm->qmp);
 	snprintf(ram, sizeof(ram), "memory-backend-memfd,id=ram0,size=32M,share=%s", share);
@@ -101,8 +102,7 @@ static void stop(struct vm *vm)
 	kill(vm->pid, SIGKILL);
 	assert_int_equal(waitpid(vm->pid, NULL, 0), vm->pid);
 	closep(&vm->pidfd);
-	unlink(vm->qmp);
-	rmdir(vm->dir);
+	temp_dir_remove(vm->dir);
 	/* Neither this VM nor a probe is left. */
 	assert_int_equal(waitpid(-1, NULL, WNOHANG), -1);
 }
@@ -219,10 +219,10 @@ static void what_was_changed_by_qmp_is_a_blocker(void **state)
 		"-device",   "pcie-root-port,id=rp",
 		NULL,
 	};
-	char dir[] = "/tmp/test-drift-XXXXXX";
+	char dir[TEMP_DIR];
 	struct vm vm;
 
-	assert_non_null(mkdtemp(dir));
+	temp_dir_make(dir);
 	assert_int_equal(chdir(dir), 0);
 	for (const char **n = (const char *[]){ "a.img", "b,c.img", "d.img", "e.img", "e2.img",
 						"f.iso", "g.iso", NULL };
@@ -249,7 +249,7 @@ static void what_was_changed_by_qmp_is_a_blocker(void **state)
 	expect(&vm, "source.disk", "/machine/peripheral/vd/virtio-backend", "over2.qcow2");
 	stop(&vm);
 	assert_int_equal(chdir("/"), 0);
-	assert_int_equal(system("rm -r /tmp/test-drift-*"), 0);
+	temp_dir_remove(dir);
 }
 
 static void an_empty_drive_is_not_its_image(void **state)

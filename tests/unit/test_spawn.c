@@ -8,6 +8,7 @@
 #include "names.h"
 #include "spawn.h"
 #include "spawn_order.h"
+#include "temp_dir.h"
 
 #include <fcntl.h>
 #include <grp.h>
@@ -659,7 +660,7 @@ static void names_are_taken_over_with_the_rights_of_the_vm(void **state)
 	Upgraded__V1__TargetPlan plan = UPGRADED__V1__TARGET_PLAN__INIT;
 	_cleanup_error_ struct error err = ERROR_INIT;
 	char *pidfiles[] = { (char *)"pid.link", (char *)"pid.fifo", (char *)"pid" };
-	char text[16], command[64];
+	char text[16];
 	struct proc target;
 	struct stat st;
 
@@ -703,8 +704,7 @@ static void names_are_taken_over_with_the_rights_of_the_vm(void **state)
 	stop(&target);
 	no_child_left();
 	assert_int_equal(chdir("/"), 0);
-	snprintf(command, sizeof(command), "rm -r %s", root);
-	assert_int_equal(system(command), 0);
+	temp_dir_remove(root);
 }
 
 static int not_so(const void *data)

@@ -12,6 +12,7 @@
 #include <cmocka.h>
 
 #include "count_fds.h"
+#include "temp_dir.h"
 #include "upgraded.h"
 #include "wire.h"
 
@@ -29,7 +30,7 @@
 
 struct fixture {
 	size_t fds;
-	char dir[32], path[64];
+	char dir[TEMP_DIR], path[64];
 	int listener, daemon; /* the daemon's */
 	struct upgraded *u;
 	char calls[256]; /* the callbacks that ran: "freeze thaw " */
@@ -318,9 +319,7 @@ static int setup_as(void **state, const char *target)
 		return -1;
 	f->fds = count_fds();
 	f->daemon = f->taken = -EBADF;
-	strcpy(f->dir, "/tmp/test-vmm-XXXXXX");
-	if (!mkdtemp(f->dir))
-		return -1;
+	temp_dir_make(f->dir);
 	snprintf(f->path, sizeof(f->path), "%s/vmm.sock", f->dir);
 	f->listener = listen_at(f);
 	if (target)
@@ -352,8 +351,7 @@ static int teardown(void **state)
 	closep(&f->daemon);
 	closep(&f->listener);
 	closep(&f->taken);
-	unlink(f->path);
-	rmdir(f->dir);
+	temp_dir_remove(f->dir);
 	now = count_fds();
 	if (now != f->fds)
 		print_error("%zu fds were open before, %zu are now\n", f->fds, now);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* The directory of a worker's run, with what the source's user may have put into it. */
 #include "work_dir.h"
+#include "temp_dir.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -19,7 +20,7 @@
 #define DEPTH 2000
 
 struct place {
-	char root[32];
+	char root[TEMP_DIR];
 	char *work;
 };
 
@@ -38,8 +39,7 @@ static int set_up(void **state)
 	struct error err = ERROR_INIT;
 
 	assert_non_null(p);
-	strcpy(p->root, "/tmp/test-work-dir-XXXXXX");
-	assert_non_null(mkdtemp(p->root));
+	temp_dir_make(p->root);
 	snprintf(work, sizeof(work), "%s/work", p->root);
 	assert_return_code(mkdir(work, 0711), errno);
 	assert_int_equal(work_dir_make(p->root, "check-1", getpid(), &p->work, &err), 0);

@@ -23,8 +23,8 @@
 #define DAEMON_FD 3
 
 static void fill_report(struct upgrade *u, Upgraded__V1__Outcome outcome, const struct error *err,
-			Upgraded__V1__Vm *before, Upgraded__V1__Vm *after,
-			Upgraded__V1__PhaseTime **phases, Upgraded__V1__Report *report)
+			Upgraded__V1__Vm *before, Upgraded__V1__PhaseTime **phases,
+			Upgraded__V1__Report *report)
 {
 	upgraded__v1__report__init(report);
 	report->upgrade_id = u->start->upgrade_id;
@@ -61,72 +61,82 @@ static void fill_report(struct upgrade *u, Upgraded__V1__Outcome outcome, const 
 		report->failed_phase = u->timeline.phase[u->timeline.n - 2].phase;
 }
 
-/* Carries out the order. Returns what the process exits with. */
+/* Carries out the order. *err says why it is not COMMITTED, or what a check came to grief at. */
+static Upgraded__V1__Outcome carry_out(struct upgrade *u, struct error *err)
+{
+	switch (u->start->mode) {
+	case UPGRADED__V1__WORKER_MODE__WORKER_CHECK:
+		(void)upgrade_check(u, err);
+		break;
+	case UPGRADED__V1__WORKER_MODE__WORKER_UPGRADE:
+		return upgrade_run(u, err);
+	case UPGRADED__V1__WORKER_MODE__WORKER_ROLLBACK:
+		return upgrade_undo(u, err);
+	case UPGRADED__V1__WORKER_MODE__WORKER_FORWARD:
+		return upgrade_forward(u, err);
+	case UPGRADED__V1__WORKER_MODE__WORKER_REBUILD:
+		return upgrade_rebuild(u, err);
+	default:
+		error_set(err, -EOPNOTSUPP, "this worker is older than the daemon's order");
+		break;
+	}
+	return UPGRADED__V1__OUTCOME__OUTCOME_REFUSED;
+}
+
+/* What of @report a check says, and what only a check does. */
+static void fill_check(struct upgrade *u, Upgraded__V1__Vm *vm, Upgraded__V1__Report *report,
+		       Upgraded__V1__CheckReport *check)
+{
+	upgraded__v1__check_report__init(check);
+	check->vm = vm;
+	check->target_binary = u->start->target_binary;
+	check->target_version = report->target_version;
+	check->tier = u->tier;
+	check->findings = report->findings;
+	check->n_findings = report->n_findings;
+	report->n_findings = 0;
+	check->argv = u->driver->planned_argv(u);
+	while (check->argv && check->argv[check->n_argv])
+		check->n_argv++;
+}
+
+/* Carries out the order and tells what came of it. Returns what the process exits with. */
 static int work(struct upgrade *u)
 {
 	Upgraded__V1__WorkerDone done = UPGRADED__V1__WORKER_DONE__INIT;
-	Upgraded__V1__CheckReport check = UPGRADED__V1__CHECK_REPORT__INIT;
 	Upgraded__V1__PhaseTime *phases[TIMELINE_MAX];
 	Upgraded__V1__FileDigest *read[ARRAY_SIZE(u->read)];
 	Upgraded__V1__Vm before = *u->start->vm, after = *u->start->vm;
+	bool checks = u->start->mode == UPGRADED__V1__WORKER_MODE__WORKER_CHECK, committed;
+	Upgraded__V1__CheckReport check;
 	Upgraded__V1__Report report;
-	Upgraded__V1__Outcome outcome = UPGRADED__V1__OUTCOME__OUTCOME_REFUSED;
+	Upgraded__V1__Outcome outcome;
 	_cleanup_error_ struct error err = ERROR_INIT;
 
-	switch (u->start->mode) {
-	case UPGRADED__V1__WORKER_MODE__WORKER_CHECK:
-		(void)upgrade_check(u, &err);
-		break;
-	case UPGRADED__V1__WORKER_MODE__WORKER_UPGRADE:
-		outcome = upgrade_run(u, &err);
-		break;
-	case UPGRADED__V1__WORKER_MODE__WORKER_ROLLBACK:
-		outcome = upgrade_undo(u, &err);
-		break;
-	case UPGRADED__V1__WORKER_MODE__WORKER_FORWARD:
-		outcome = upgrade_forward(u, &err);
-		break;
-	case UPGRADED__V1__WORKER_MODE__WORKER_REBUILD:
-		outcome = upgrade_rebuild(u, &err);
-		break;
-	default:
-		error_set(&err, -EOPNOTSUPP, "this worker is older than the daemon's order");
-		break;
-	}
+	outcome = carry_out(u, &err);
 	if (outcome == UPGRADED__V1__OUTCOME__OUTCOME_UNSPECIFIED)
 		return EXIT_FAILURE;
 
+	committed = outcome == UPGRADED__V1__OUTCOME__OUTCOME_COMMITTED;
 	u->driver->describe(u, false, &before);
-	u->driver->describe(u, outcome == UPGRADED__V1__OUTCOME__OUTCOME_COMMITTED, &after);
-	if (outcome == UPGRADED__V1__OUTCOME__OUTCOME_COMMITTED)
-		after.generation++;
+	u->driver->describe(u, committed, &after);
+	after.generation += committed;
 	after.tier = u->tier;
-	if (u->start->mode != UPGRADED__V1__WORKER_MODE__WORKER_CHECK) {
+	if (!checks) {
 		upgrade_identify(u);
-		after.binary_sha256 = outcome == UPGRADED__V1__OUTCOME__OUTCOME_COMMITTED
-					      ? u->target_sha256
-					      : u->source_sha256;
+		after.binary_sha256 = committed ? u->target_sha256 : u->source_sha256;
 	}
 	for (size_t i = 0; i < u->n_read; i++)
 		read[i] = &u->read[i];
 	done.read = read;
 	done.n_read = u->n_read;
-	fill_report(u, outcome, &err, &before, &after, phases, &report);
+	fill_report(u, outcome, &err, &before, phases, &report);
 	done.vm = &after;
 	done.report = &report;
-	if (u->start->mode == UPGRADED__V1__WORKER_MODE__WORKER_CHECK) {
-		check.vm = &after;
-		check.target_binary = u->start->target_binary;
-		check.target_version = report.target_version;
-		check.tier = u->tier;
-		check.findings = u->findings.v;
-		check.n_findings = u->findings.n;
-		check.argv = u->driver->planned_argv(u);
-		while (check.argv && check.argv[check.n_argv])
-			check.n_argv++;
+	if (checks) {
+		fill_check(u, &after, &report, &check);
 		if (!err.code)
 			report.error = (char *)"";
-		report.n_findings = 0;
 		done.check = &check;
 	}
 	if (link_done(&u->wait, &done) < 0)

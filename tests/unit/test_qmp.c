@@ -256,11 +256,19 @@ static void play_endless(int fd, const void *data)
 		say(fd, blob, sizeof(blob));
 }
 
-static void play_flood(int fd, const void *data)
+/* What @data says, without end, and so much at once that there is always something to read. */
+static void play_on(int fd, const void *data)
 {
+	static char blob[1 << 16];
+	const char *what = data;
+	size_t len = strlen(what), n = 0;
+
 	play_steps(fd, (struct step[]){ { NULL, GREETING }, { "qmp_capabilities", CAPS }, { 0 } });
+	for (; n + len <= sizeof(blob); n += len)
+		memcpy(blob + n, what, len);
+	alarm(60);
 	for (;;)
-		say(fd, "{\"event\": \"E\"}", 14);
+		say(fd, blob, n);
 }
 
 static void play_deep(int fd, const void *data)
@@ -289,8 +297,9 @@ static void hostile_peers_are_errors(void **state)
 	r = qmp_execute(p.q, "y", NULL, NULL, &p.err);
 	failed(&p, r, -EMSGSIZE, "cannot be used any more");
 	close_peer(&p);
-	open_peer(&p, play_flood, NULL);
+	open_peer(&p, play_on, "{\"event\": \"E\"}");
 	assert_int_equal(p.r, 0);
+	p.w.deadline_us = now_us() + 60000000;
 	r = qmp_execute(p.q, "x", NULL, NULL, &p.err);
 	failed(&p, r, -ENOBUFS, "floods");
 	close_peer(&p);
@@ -331,21 +340,6 @@ static void silence_and_death_are_told_apart(void **state)
 	assert_int_equal(qmp_next_event(p.q, &event, &p.err), 0);
 	assert_string_equal(event.name, "LAST");
 	close_peer(&p);
-}
-
-/* What @data says, without end, and so much at once that there is always something to read. */
-static void play_on(int fd, const void *data)
-{
-	static char blob[1 << 16];
-	const char *what = data;
-	size_t len = strlen(what), n = 0;
-
-	play_steps(fd, (struct step[]){ { NULL, GREETING }, { "qmp_capabilities", CAPS }, { 0 } });
-	for (; n + len <= sizeof(blob); n += len)
-		memcpy(blob + n, what, len);
-	alarm(20);
-	for (;;)
-		say(fd, blob, n);
 }
 
 static void who_never_stops_talking_does_not_stop_the_clock(void **state)

@@ -71,6 +71,20 @@ error_t options_rest(struct cli *cli, char **name, int key, char *arg, struct ar
 	}
 }
 
+void options_parse(const struct argp_option *options, argp_parser_t parser, const char *args_doc,
+		   const char *doc, int argc, char **argv, void *args)
+{
+	struct argp argp = {
+		.options = options,
+		.parser = parser,
+		.args_doc = args_doc,
+		.doc = doc,
+		.children = cli_options,
+	};
+
+	argp_parse(&argp, argc, argv, 0, NULL, args);
+}
+
 static error_t parse_one_vm(int key, char *arg, struct argp_state *state)
 {
 	struct one_vm *args = state->input;
@@ -80,14 +94,7 @@ static error_t parse_one_vm(int key, char *arg, struct argp_state *state)
 
 void options_one_vm(struct one_vm *args, bool optional, const char *doc, int argc, char **argv)
 {
-	struct argp argp = {
-		.parser = parse_one_vm,
-		.args_doc = optional ? "[VM]" : "VM",
-		.doc = doc,
-		.children = cli_options,
-	};
-
-	argp_parse(&argp, argc, argv, 0, NULL, args);
+	options_parse(NULL, parse_one_vm, optional ? "[VM]" : "VM", doc, argc, argv, args);
 	if (!args->name && !optional) {
 		fprintf(stderr, "%s: which VM?\n  try: upgradectl list\n", argv[0]);
 		exit(CLI_USAGE);

@@ -5,16 +5,20 @@
 
 #include "cli.h"
 
+/*
+ * Has @parser take the arguments of a verb into @args; what it leaves to options_rest() is
+ * the common options'. Ends the process on wrong usage and on --help, as argp does.
+ */
+void options_parse(const struct argp_option *options, argp_parser_t parser, const char *args_doc,
+		   const char *doc, int argc, char **argv, void *args);
+
 /* A verb without options of its own: none, or exactly one, VM. */
 struct one_vm {
 	struct cli *cli; /* first, as cli_options want it */
 	char *name;
 };
 
-/*
- * Parses "VM" (or "[VM]" with @optional) and the common options into @args.
- * Ends the process on wrong usage and on --help, as argp does.
- */
+/* As options_parse(), of "VM", or of "[VM]" with @optional. */
 void options_one_vm(struct one_vm *args, bool optional, const char *doc, int argc, char **argv);
 
 /* What a verb about a VM and its new VMM takes; first in its own arguments. */

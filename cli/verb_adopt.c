@@ -70,15 +70,10 @@ static int adopt(const struct args *args)
 
 int verb_adopt(struct cli *cli, int argc, char **argv)
 {
-	static const struct argp argp = { .options = options,
-					  .parser = parse,
-					  .args_doc = "[NAME]",
-					  .doc = doc,
-					  .children = cli_options };
 	struct args args = { .cli = cli };
 	int r;
 
-	argp_parse(&argp, argc, argv, 0, NULL, &args);
+	options_parse(options, parse, "[NAME]", doc, argc, argv, &args);
 	r = adopt(&args);
 	free(args.qmp);
 	return r;

@@ -129,15 +129,10 @@ static int check(const struct args *args)
 
 int verb_check(struct cli *cli, int argc, char **argv)
 {
-	static const struct argp argp = { .options = options,
-					  .parser = parse,
-					  .args_doc = "VM",
-					  .doc = doc,
-					  .children = cli_options };
 	struct args args = { .vm.cli = cli };
 	int r;
 
-	argp_parse(&argp, argc, argv, 0, NULL, &args);
+	options_parse(options, parse, "VM", doc, argc, argv, &args);
 	r = check(&args);
 	free(args.vm.vmm);
 	return r;

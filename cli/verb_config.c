@@ -89,14 +89,11 @@ static void print_config_json(const struct config *config)
 
 int verb_config(struct cli *cli, int argc, char **argv)
 {
-	static const struct argp argp = {
-		.options = options, .parser = parse, .doc = doc, .children = cli_options
-	};
 	struct args args = { .cli = cli, .root = "" };
 	_cleanup_error_ struct error err = ERROR_INIT;
 	struct config config = CONFIG_INIT;
 
-	argp_parse(&argp, argc, argv, 0, NULL, &args);
+	options_parse(options, parse, NULL, doc, argc, argv, &args);
 	if (config_load(args.root, &config, &err) < 0) {
 		/* A wrong line is not wrong usage of this command. */
 		err.code = -EIO;

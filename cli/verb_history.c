@@ -132,18 +132,13 @@ static void print_phases(const struct cli *cli, const Upgraded__V1__History *his
 
 int verb_history(struct cli *cli, int argc, char **argv)
 {
-	static const struct argp argp = { .options = options,
-					  .parser = parse,
-					  .args_doc = "[VM]",
-					  .doc = doc,
-					  .children = cli_options };
 	Upgraded__V1__HistoryRequest history = UPGRADED__V1__HISTORY_REQUEST__INIT;
 	struct args args = { .cli = cli, .limit = DEFAULT_LIMIT };
 	_cleanup_envelope_ Envelope *answer = NULL;
 	Envelope request = ENVELOPE_INIT;
 	int r;
 
-	argp_parse(&argp, argc, argv, 0, NULL, &args);
+	options_parse(options, parse, "[VM]", doc, argc, argv, &args);
 	if (args.name)
 		history.name = args.name;
 	history.limit = (uint32_t)args.limit;

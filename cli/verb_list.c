@@ -113,9 +113,6 @@ static int print(const struct cli *cli, const Upgraded__V1__VmList *list, size_t
 
 int verb_list(struct cli *cli, int argc, char **argv)
 {
-	static const struct argp argp = {
-		.options = options, .parser = parse, .doc = doc, .children = cli_options
-	};
 	struct args args = { .cli = cli };
 	_cleanup_envelope_ Envelope *answer = NULL;
 	Upgraded__V1__ListRequest list = UPGRADED__V1__LIST_REQUEST__INIT;
@@ -124,7 +121,7 @@ int verb_list(struct cli *cli, int argc, char **argv)
 	size_t all;
 	int r;
 
-	argp_parse(&argp, argc, argv, 0, NULL, &args);
+	options_parse(options, parse, NULL, doc, argc, argv, &args);
 	request.body_case = UPGRADED__V1__ENVELOPE__BODY_LIST;
 	request.list = &list;
 	r = ask(cli, &request, UPGRADED__V1__ENVELOPE__BODY_VM_LIST, ASK_TIMEOUT_MS, &answer);

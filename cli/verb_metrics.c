@@ -168,16 +168,13 @@ static int get(const struct cli *cli, Envelope **ret_metrics, Envelope **ret_lis
 
 int verb_metrics(struct cli *cli, int argc, char **argv)
 {
-	static const struct argp argp = {
-		.options = options, .parser = parse, .doc = doc, .children = cli_options
-	};
 	_cleanup_envelope_ Envelope *metrics = NULL, *list = NULL;
 	_cleanup_(file_abandon) struct file file = FILE_INIT;
 	_cleanup_error_ struct error err = ERROR_INIT;
 	struct args args = { .cli = cli };
 	int r;
 
-	argp_parse(&argp, argc, argv, 0, NULL, &args);
+	options_parse(options, parse, NULL, doc, argc, argv, &args);
 	r = get(cli, &metrics, &list);
 	if (r != CLI_DONE)
 		return r;

@@ -117,11 +117,6 @@ static int fail_at_file(const struct cli *cli, const struct error *err)
 
 int verb_report(struct cli *cli, int argc, char **argv)
 {
-	static const struct argp argp = { .options = options,
-					  .parser = parse,
-					  .args_doc = "VM|ID",
-					  .doc = doc,
-					  .children = cli_options };
 	_cleanup_work_rate_ struct work_rate work = { 0 };
 	const Upgraded__V1__Report *report = NULL;
 	_cleanup_envelope_ Envelope *answer = NULL;
@@ -129,7 +124,7 @@ int verb_report(struct cli *cli, int argc, char **argv)
 	struct args args = { .cli = cli };
 	int r;
 
-	argp_parse(&argp, argc, argv, 0, NULL, &args);
+	options_parse(options, parse, "VM|ID", doc, argc, argv, &args);
 	if (args.work && work_rate_read(args.work, &work, &err) < 0)
 		return fail_at_file(cli, &err);
 	r = find(cli, args.which, &answer, &report);

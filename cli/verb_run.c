@@ -47,16 +47,12 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 
 int verb_run(struct cli *cli, int argc, char **argv)
 {
-	static const struct argp argp = { .parser = parse,
-					  .args_doc = "NAME -- QEMU ARGS...",
-					  .doc = doc,
-					  .children = cli_options };
 	Upgraded__V1__RunRequest run = UPGRADED__V1__RUN_REQUEST__INIT;
 	_cleanup_free_ char *program = NULL;
 	struct args args = { .cli = cli };
 	Envelope request = ENVELOPE_INIT;
 
-	argp_parse(&argp, argc, argv, 0, NULL, &args);
+	options_parse(NULL, parse, "NAME -- QEMU ARGS...", doc, argc, argv, &args);
 	program = options_program(args.argv[0]);
 	if (!program) {
 		fprintf(stderr, "upgradectl run: there is no program '%s' in $PATH\n",

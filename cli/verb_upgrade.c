@@ -390,18 +390,14 @@ static int upgrade_one(const struct args *args)
 
 int verb_upgrade(struct cli *cli, int argc, char **argv)
 {
-	static const struct argp argp = { .options = options,
-					  .parser = parse,
-					  .args_doc = "VM...\n--all\n--all-outdated [VM...]",
-					  .doc = doc,
-					  .children = cli_options };
 	struct args args = { .cli = cli, .fleet.at_once = 1 };
 	int r;
 
 	args.fleet.patterns = calloc((size_t)argc, sizeof(char *));
 	if (!args.fleet.patterns)
 		return CLI_FAILED;
-	argp_parse(&argp, argc, argv, 0, NULL, &args);
+	options_parse(options, parse, "VM...\n--all\n--all-outdated [VM...]", doc, argc, argv,
+		      &args);
 	r = args.is_fleet ? fleet_run(cli, &args.fleet, &args.how) : upgrade_one(&args);
 	free(args.fleet.patterns);
 	free(args.how.vmm);

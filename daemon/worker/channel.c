@@ -245,6 +245,9 @@ int channel_wait_hup(struct waiter *w, int fd, struct error *err)
 		n = recv(fd, &byte, 1, MSG_DONTWAIT);
 		if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR))
 			return 0;
+		r = wait_time_left(w, err);
+		if (r < 0)
+			return r;
 	}
 }
 
@@ -306,6 +309,9 @@ int channel_relay_main(struct waiter *w, int source, int target, struct spool *s
 	for (;;) {
 		ssize_t n;
 
+		r = wait_time_left(w, err);
+		if (r < 0)
+			return r;
 		if (total == spool->size) {
 			if (spool->size >= spool->max)
 				return error_set(err, -E2BIG,

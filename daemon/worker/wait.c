@@ -128,6 +128,11 @@ int wait_for(struct waiter *w, int fd, short events, struct error *err)
 	return wait_until(w, fd, events, UINT64_MAX, err);
 }
 
+int wait_time_left(const struct waiter *w, struct error *err)
+{
+	return now_us() < w->deadline_us ? 0 : timed_out(w, err);
+}
+
 int wait_sleep(struct waiter *w, uint64_t us, struct error *err)
 {
 	return wait_until(w, -1, 0, now_us() + us, err);

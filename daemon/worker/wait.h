@@ -37,6 +37,9 @@ struct waiter {
  */
 int wait_for(struct waiter *w, int fd, short events, struct error *err);
 
+/* For who is never made to wait, by a peer that never stops: 0, or -ETIMEDOUT. */
+int wait_time_left(const struct waiter *w, struct error *err);
+
 /* Sleeps @us, with the same exits. 0 or as wait_for(). */
 int wait_sleep(struct waiter *w, uint64_t us, struct error *err);
 

@@ -230,6 +230,33 @@ static void a_stream_without_an_end_is_an_error(void **state)
 	spool_close(&spool);
 }
 
+/* There is always something to read of it, so it is never waited for. */
+static void a_stream_that_never_pauses_ends_at_the_deadline(void **state)
+{
+	struct waiter w = WAITER_INIT;
+	_cleanup_error_ struct error err = ERROR_INIT;
+	struct spool spool = SPOOL_INIT;
+	int source[2], target[2];
+	uint64_t bytes = 0;
+
+	w.deadline_us = now_us();
+	w.what = "the stream";
+	assert_int_equal(spool_open(&spool, &err), 0);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, source), 0);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, target), 0);
+	assert_int_equal(send(source[1], "more and more", 13, 0), 13);
+	close(source[1]);
+	assert_int_equal(channel_relay_main(&w, source[0], target[0], &spool, &bytes, &err),
+			 -ETIMEDOUT);
+	assert_string_equal(err.text, "time ran out while waiting for the stream");
+	error_clear(&err);
+	assert_int_equal(channel_wait_hup(&w, source[0], &err), -ETIMEDOUT);
+	close(source[0]);
+	close(target[0]);
+	close(target[1]);
+	spool_close(&spool);
+}
+
 /* A target that hangs, or that somebody else's socket is in the place of. */
 static void a_target_that_does_not_answer_ends_at_the_deadline(void **state)
 {
@@ -273,6 +300,7 @@ int main(void)
 		cmocka_unit_test(a_usual_stream_does_not_wait_for_the_target),
 		cmocka_unit_test(a_target_that_closes_is_an_error),
 		cmocka_unit_test(a_stream_without_an_end_is_an_error),
+		cmocka_unit_test(a_stream_that_never_pauses_ends_at_the_deadline),
 		cmocka_unit_test(a_target_that_does_not_answer_ends_at_the_deadline),
 	};
 

@@ -60,6 +60,11 @@ bool upgrade_is_finishing(const struct upgrade *u)
 	return u->finishing;
 }
 
+bool upgrade_is_put_off(const struct upgrade *u)
+{
+	return u->puts_off && !u->finishing;
+}
+
 bool upgrade_is_decided(const struct upgrade *u)
 {
 	return u->decided;

@@ -47,6 +47,8 @@ Phase upgrade_phase(const struct upgrade *u);
 bool upgrade_has_begun(const struct upgrade *u);
 /* Nothing is left to do but what the manager waits for: its finish(), see manager.h. */
 bool upgrade_is_finishing(const struct upgrade *u);
+/* Its target hangs, and it waits for that to end: see upgrade_puts_off(). */
+bool upgrade_is_put_off(const struct upgrade *u);
 /* Its END is in the journal. */
 bool upgrade_is_decided(const struct upgrade *u);
 /* Tells the manager and writes END; the rest is upgrade_end()'s, which does it if need be. */

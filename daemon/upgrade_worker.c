@@ -52,6 +52,9 @@ static int on_event(struct upgrade *u, Event *event)
 {
 	char *vm = event->vm;
 
+	/* Each of those that try again goes through the same phases. */
+	if (u->puts_off)
+		return 0;
 	log_vm(LOG_INFO, u->vm->pb->name, u->start->upgrade_id, "%s%s%s", phase_name(event->phase),
 	       event->text[0] ? ": " : "", event->text);
 	if (event->phase != u->phase)

@@ -15,6 +15,7 @@
  *
  * A restart cuts the way by which other upgrades reach their sources, and checks. So it is put
  * off until all that have begun are as far, no more begin meanwhile, and it serves them all.
+ * How long it takes others is limited, unless a target hangs that libvirt would not find.
  *
  * Owns the questions that wait, and the upgrades that do have their custody. What if this
  * process dies?
@@ -52,6 +53,7 @@
 /* What empties custody keeps PID 1 from starting it: not before it has started. */
 #define AFTER_START_US 250000
 #define LOOK_US	       (50 * 1000ULL)
+#define HANGS_US       (1000 * 1000ULL)
 
 #define _cleanup_status_ _cleanup_(libvirt_status_freep)
 
@@ -253,6 +255,11 @@ static void restart_when_due(struct context *ctx)
 		return;
 	if (!l->others_until_us)
 		l->others_until_us = now + OTHERS_US;
+	/* Its domain would not be found, and ended. */
+	if (find(ctx, upgrade_is_put_off)) {
+		oneshot_arm(l->later, HANGS_US);
+		return;
+	}
 	if (is_checking(ctx) && now < l->others_until_us) {
 		oneshot_arm(l->later, LOOK_US);
 		return;

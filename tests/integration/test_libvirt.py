@@ -489,9 +489,11 @@ class Waits(Case):
 
     def test_a_target_that_hangs_when_it_runs_is_waited_for(self):
         """libvirt would not find it, take the domain for ended, and end it."""
-        guest = loaded()
+        guest, other = loaded(), Small("other")
+        self.addCleanup(other.stop)
+        other.start(NEW)
         take_faults()
-        source = self.begin(guest)
+        source, libvirt_was = self.begin(guest), libvirts_pid()
         fault("worker.ran sleep 3000")
         attempt = Attempt(guest, NEW, "--max-blackout", "20000")
         wait_until(lambda: FAULTS_SEEN.exists() or attempt.report, 200, "the target runs")
@@ -501,13 +503,18 @@ class Waits(Case):
         try:
             wait_until(lambda: f"the target (process {target}) does not answer" in
                        sh("journalctl", "-b", "-o", "cat", "--no-pager", "-u", "upgraded.service").stdout, 200, "upgraded gives up for now")
-            # Long enough for libvirt to have seen it, had anything let go.
-            time.sleep(10)
+            # Another one that needs the restart waits for no others but a minute, and for this one as long as it takes.
+            second = Attempt(other, NEW, "--max-blackout", "20000")
+            wait_until(lambda: "done" in second.events or second.report, 200, "the other one's target runs")
+            time.sleep(70)
+            self.assertEqual((libvirts_pid(), second.report, attempt.report), (libvirt_was, None, None))
             # As the source was seen last, when it stood still.
             self.assertEqual(guest.state().split()[0], "paused")
             self.assertTrue(guest.show()["upgrade_id"])
         finally:
             os.kill(target, signal.SIGCONT)
+        status, report = second.wait(200)
+        self.assertEqual((status, report["outcome"]), (0, "committed"), report)
         status, report = attempt.wait(200)
         self.committed(guest, status, report, source)
         self.assertEqual((guest.state().split()[0], guest.pid()), ("running", target))

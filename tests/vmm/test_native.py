@@ -22,7 +22,7 @@ import time
 import unittest
 
 from case import Case
-from tiny import (COMMITTED, LOST, REFUSED, ROLLED_BACK, ROOT, TINYVMM, UPGRADECTL, Host, alive, best_tier, fds_of,
+from tiny import (COMMITTED, LOST, REFUSED, ROLLED_BACK, ROOT, TINYVMM, UPGRADECTL, Host, alive, best_tier, fds_at_rest, fds_of,
                   kvm_offers, wait_until)
 
 UPGRADES = 20
@@ -51,26 +51,26 @@ class Series(Native):
             worst = max(worst, report["blackout_us"])
             tables.append(self.guest.proof.tables)
             if i == 1:
-                vmm, daemon = fds_of(self.guest.proof.pid), fds_of(self.host.daemon.pid)
+                vmm, daemon = fds_at_rest(self.guest.proof.pid), fds_at_rest(self.host.daemon.pid)
         digest = hashlib.sha256(TINYVMM.read_bytes()).hexdigest()
         self.assertEqual((report["source_sha256"], report["target_sha256"]), (digest, digest))
         self.assertEqual(self.guest.show()["binary_sha256"], digest)
-        self.assertEqual(fds_of(self.guest.proof.pid), vmm)
-        self.assertEqual(fds_of(self.host.daemon.pid), daemon)
+        self.assertEqual(fds_at_rest(self.guest.proof.pid), vmm)
+        self.assertEqual(fds_at_rest(self.host.daemon.pid), daemon)
         self.assertEqual(self.guest.proof.runs, UPGRADES + 1)
         self.assertEqual(self.guest.show()["generation"], UPGRADES)
         print(f"\n  {UPGRADES} upgrades, tier {best_tier()}: worst blackout {worst / 1000:.1f} ms, longest gap between "
               f"two rounds {self.guest.proof.longest_gap_ms():.1f} ms, page tables handed over {tables[-1]}", file=sys.stderr)
 
     def test_check_changes_nothing_and_says_the_tier(self):
-        pid, fds = self.guest.proof.pid, fds_of(self.guest.proof.pid)
+        pid, fds = self.guest.proof.pid, fds_at_rest(self.guest.proof.pid)
         for _ in range(3):
             status, documents = self.host.ctl("check", "tiny")
             self.assertEqual(status, 0, documents)
             self.assertEqual(documents[0]["tier"], best_tier())
             notes = [f["text"] for f in documents[0]["findings"] if f["code"] == "memory.tier"]
             self.assertEqual(len(notes), 1, documents)
-        self.assertEqual(fds_of(pid), fds)
+        self.assertEqual(fds_at_rest(pid), fds)
         self.check_guest(pid)
 
     def test_an_upgrade_over_its_budget_is_rolled_back(self):

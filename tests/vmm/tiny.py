@@ -95,6 +95,16 @@ def fds_of(pid):
     return sorted(found)
 
 
+def fds_at_rest(pid):
+    """As above, when nothing has changed for a while: of a command that has ended, the daemon closes its end a moment later."""
+    found, since = fds_of(pid), time.monotonic()
+    while time.monotonic() < since + 0.5:
+        time.sleep(0.05)
+        if (now := fds_of(pid)) != found:
+            found, since = now, time.monotonic()
+    return found
+
+
 class Proof:
     """What the VMMs of one guest wrote down together: proof.h."""
 

@@ -32,12 +32,13 @@ class Endurance(Case):
         self.assertEqual((total["lost"], total["duplicated"]), (0, 0), total)
         self.assertEqual(guest.show()["generation"], generation + ROUNDS)
         self.assertEqual(daemon_pid(), daemon, "the daemon is another one")
-        (fds, rss), (fds_end, rss_end) = figures[SETTLED - 1], figures[-1]
+        (fds, rss), fds_end, rss_end = figures[SETTLED - 1], [f for f, _ in figures[-3:]], figures[-1][1]
         saw(f"{ROUNDS} commits in {time.monotonic() - begin:.0f} s, 0 errors; pauses {min(pauses):.0f} to {max(pauses):.0f} ms, "
             f"median {sorted(pauses)[ROUNDS // 2]:.0f}")
         saw(f"the daemon's fds after each round: {[f for f, _ in figures]}")
         saw(f"its VmRSS in KiB: {[r for _, r in figures]}")
-        self.assertLessEqual(fds_end, fds, f"fds grew: {figures}")
+        # Of a command that has just ended the daemon may not have closed its end yet.
+        self.assertLessEqual(min(fds_end), fds, f"fds grew: {figures}")
         self.assertLess(rss_end - rss, 1024, f"memory grew: {figures}")
 
     test_twenty_in_a_row.seconds = 2400

@@ -308,6 +308,18 @@ static int keep_one(const void *data, size_t len, void *userdata)
 	return c->keep(record->upgrade_id, c->userdata) ? frame_append(c->fd, data, len) : 0;
 }
 
+/* What was left out needs no END; what was kept does still. */
+static void forget_owed(struct journal *j, journal_keep_fn keep, void *userdata)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < j->n_owed; i++)
+		if (keep(j->owed[i], userdata))
+			j->owed[n++] = j->owed[i];
+	j->n_owed = n;
+	j->end_lost = false;
+}
+
 static int leave_out_ended(struct journal *j, journal_keep_fn keep, void *userdata)
 {
 	_cleanup_close_ int fd = openat(j->dir, "journal.new",
@@ -329,8 +341,7 @@ static int leave_out_ended(struct journal *j, journal_keep_fn keep, void *userda
 	}
 	closep(&j->fd);
 	j->fd = TAKE_FD(fd);
-	j->n_owed = 0;
-	j->end_lost = false;
+	forget_owed(j, keep, userdata);
 	/* The name must be on disk before a record in it is acknowledged. */
 	return fsync(j->dir) < 0 ? -errno : 0;
 }

@@ -355,6 +355,27 @@ static void end_that_found_no_room_is_written_before_anything_begins(void **stat
 	assert_holds(f, "1:7 5:7 1:8 1:9 ");
 }
 
+/* As of one that is told of, and ends a moment later: its records are still kept. */
+static void end_that_is_owed_outlives_a_compaction(void **state)
+{
+	_cleanup_(journal_freep) struct journal *j = NULL;
+	struct fixture *f = *state;
+	struct rlimit old;
+
+	j = open_journal(f);
+	assert_int_equal(append(j, 1, 8), 0);
+	while (size_of(f) < 256 * 1024)
+		assert_int_equal(append(j, 2, 7), 0);
+	old = limit_size(size_of(f) + 5);
+	assert_true(append(j, 5, 7) < 0);
+	assert_true(append(j, 5, 8) < 0);
+	assert_int_equal(setrlimit(RLIMIT_FSIZE, &old), 0);
+	journal_compact(j, is_eight, NULL);
+	assert_holds(f, "1:8 ");
+	assert_int_equal(append(j, 1, 9), 0);
+	assert_holds(f, "1:8 5:8 1:9 ");
+}
+
 /* What was written behind it would not be read. */
 static void nothing_is_written_behind_what_cannot_be_taken_back(void **state)
 {
@@ -534,6 +555,7 @@ int main(void)
 		TEST(journal_that_has_grown_keeps_what_runs),
 		TEST(unfinished_compaction_changes_nothing),
 		TEST(end_that_found_no_room_is_written_before_anything_begins),
+		TEST(end_that_is_owed_outlives_a_compaction),
 		TEST(nothing_is_written_behind_what_cannot_be_taken_back),
 		TEST(nothing_begins_while_an_end_is_lost_for_want_of_memory),
 		TEST(full_file_system_is_said_and_leaves_no_half_record),

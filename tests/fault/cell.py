@@ -21,7 +21,7 @@ sys.path[:0] = [str(ROOT / "tests/vmm"), str(ROOT / "tests/lib")]
 import matrix  # noqa: E402
 import tiny  # noqa: E402
 from fds import sockets_of  # noqa: E402
-from tiny import alive, fds_of, wait_until  # noqa: E402
+from tiny import alive, fds_of, wait_until, within  # noqa: E402
 
 TIMEOUT_S, BLACKOUT_MS = 1, 1500
 REBUILD_S = 5  # what a target from custody gets at least
@@ -222,7 +222,7 @@ class Bench:
                 if self.lasting(cell):
                     time.sleep(3 * self.host.hold_ms / 1000)
                 else:
-                    wait_until(self.is_over, wait + RECOVERY_S, lambda: f"the end\n{self.told()}")
+                    within(self.is_over, wait + RECOVERY_S, lambda: f"the end\n{self.told()}")
             except TimeoutError as e:
                 # Who is stopped may be what everybody waits for: it goes on now, and then it must be over.
                 if cell.fault != "stop":
@@ -248,7 +248,7 @@ class Bench:
         return f"{self.host.words()}\n{self.guest.words()}"
 
     def judge(self, cell, attempt, begin, wait):
-        wait_until(self.is_over, wait + RECOVERY_S, lambda: f"the end\n{self.told()}")
+        within(self.is_over, wait + RECOVERY_S, lambda: f"the end\n{self.told()}")
         reports = self.reports()
         outcome = reports[0]["outcome"] if len(reports) > self.known else None
         gone = matrix.takes_the_guest_along(cell)
@@ -261,14 +261,14 @@ class Bench:
         else:
             self.guest.runs_on(seconds=wait + RECOVERY_S)
             seconds = time.monotonic() - begin
-            wait_until(lambda: self.guest.vmms() == [self.guest.proof.pid], RECOVERY_S,
-                       lambda: f"one VMM: {self.guest.vmms()}, the guest is in {self.guest.proof.pid}\n{self.told()}")
+            within(lambda: self.guest.vmms() == [self.guest.proof.pid], RECOVERY_S,
+                   lambda: f"one VMM: {self.guest.vmms()}, the guest is in {self.guest.proof.pid}\n{self.told()}")
             if outcome and (self.guest.proof.pid != self.source) != (outcome == "committed"):
                 raise Failed(f"{outcome}, but it was in {self.source} and is in {self.guest.proof.pid}\n{self.told()}")
         if self.guest.trouble():
             raise Failed(f"{self.guest.trouble()}\n{self.told()}")
-        wait_until(lambda: not self.host.store.settle(), RECOVERY_S,
-                   lambda: f"the end of custody: {self.host.store.settle()}\n{self.told()}")
+        within(lambda: not self.host.store.settle(), RECOVERY_S,
+               lambda: f"the end of custody: {self.host.store.settle()}\n{self.told()}")
         self.count_descriptors(alone or outcome == "lost", outcome)
         if alone or outcome == "lost":
             self.guest.end()
@@ -286,8 +286,8 @@ class Bench:
             raise Failed(f"{outcome}, and it runs in {self.guest.proof.pid}\n{self.told()}")
 
     def count_descriptors(self, gone, outcome):
-        wait_until(lambda: len(fds_of(self.host.daemon.pid)) <= len(self.daemon_fds), RECOVERY_S,
-                   lambda: f"the daemon's descriptors: {self.daemon_fds} before, now {fds_of(self.host.daemon.pid)}")
+        within(lambda: len(fds_of(self.host.daemon.pid)) <= len(self.daemon_fds), RECOVERY_S,
+               lambda: f"the daemon's descriptors: {self.daemon_fds} before, now {fds_of(self.host.daemon.pid)}")
         if gone:
             self.daemon_fds = fds_of(self.host.daemon.pid)
             return

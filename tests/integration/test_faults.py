@@ -19,7 +19,7 @@ import matrix  # noqa: E402
 
 from common import (FAULTS_SEEN, LIGHT, NEW, Attempt, Case, alive, ctl, daemon_pid, fault, kept, processes,  # noqa: E402
                     reports, saw, started, stop_shared, take_faults, targets)
-from host import Guest, wait_until  # noqa: E402
+from host import Guest, wait_until, within  # noqa: E402
 from test_custody import stored  # noqa: E402
 from test_tiers import QEMUS, make  # noqa: E402
 
@@ -98,7 +98,7 @@ class Faults(Case):
         def over():
             status, documents = ctl("show", guest.name)
             return status == 0 and not documents[-1].get("upgrade_id") and not processes("upgraded-worker")
-        wait_until(over, RECOVERED_SECONDS, "the end")
+        within(over, RECOVERED_SECONDS, "the end")
         self.seconds = round(time.monotonic() - self.killed, 2)
         attempt.wait()
         after = reports(guest.name)

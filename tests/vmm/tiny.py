@@ -61,15 +61,19 @@ def best_tier():
     return "stage2" if kvm_offers(KVM_CAP_GMEM_TRANSFER) else "gmem"
 
 
-def wait_until(condition, seconds, what):
-    """Polls. A machine that is busy gets three times as long: who hangs, hangs longer."""
-    seconds *= 3
+def within(condition, seconds, what):
+    """Polls until condition() is true, which is promised for so long at most."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         if time.monotonic() > deadline:
             raise TimeoutError(f"not within {seconds} s: {what() if callable(what) else what}")
         time.sleep(0.005)
     return value
+
+
+def wait_until(condition, seconds, what):
+    """Of what nobody promises when: a machine that is busy gets three times as long. Who hangs, hangs longer."""
+    return within(condition, 3 * seconds, what)
 
 
 def state_of(pid):
@@ -196,11 +200,11 @@ class Guest:
                    lambda: f"the mishap\n{self.host.words()}\n{self.words()}")
         return int(self.seen().read_text().split()[0])
 
-    def runs_on(self, more=3, seconds=20):
+    def runs_on(self, more=3, seconds=60):
         """Waits until every vCPU has gone through its memory some times more."""
         before = self.proof.ticks()
-        wait_until(lambda: all(now >= was + more for now, was in zip(self.proof.ticks(), before)), seconds,
-                   f"{self.name} goes on from {before}: {self.proof.vcpus()} {self.words()}")
+        within(lambda: all(now >= was + more for now, was in zip(self.proof.ticks(), before)), seconds,
+               f"{self.name} goes on from {before}: {self.proof.vcpus()} {self.words()}")
 
     def trouble(self):
         """What must never be; empty if all is well."""

@@ -7,7 +7,7 @@
 #include "ticks.h"
 #include "work.h"
 
-#define WATCH_GAPS    1024
+#define WATCH_GAPS    16384
 #define WATCH_WINDOWS 256
 #define WATCH_NAME    64
 #define WATCH_LINE    8192

@@ -175,7 +175,7 @@ bool check_start_next(struct context *ctx)
 
 		if (c->worker || (vm && vm->working))
 			continue;
-		if (vm && manager_of(vm)->may_begin && !manager_of(vm)->may_begin(ctx))
+		if (vm && !manager_may_begin(ctx, vm))
 			continue;
 		c->vm = vm;
 		if (vm) {

@@ -211,9 +211,7 @@ bool upgrade_start_next(struct context *ctx)
 	for (struct upgrade *u = ctx->upgrades; u; u = u->next) {
 		_cleanup_error_ struct error err = ERROR_INIT;
 
-		if (u->begun || u->vm->working)
-			continue;
-		if (manager_of(u->vm)->may_begin && !manager_of(u->vm)->may_begin(ctx))
+		if (u->begun || u->vm->working || !manager_may_begin(ctx, u->vm))
 			continue;
 		if (begin(u, &err) >= 0)
 			return true;

@@ -60,4 +60,7 @@ extern const struct manager_driver manager_none;
 /* The driver of @vm; an unknown name is handled as "none". */
 const struct manager_driver *manager_of(const struct vm *vm);
 
+/* As may_begin() of the driver of @vm, if it has one. */
+bool manager_may_begin(struct context *ctx, const struct vm *vm);
+
 #endif

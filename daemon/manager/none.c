@@ -65,3 +65,10 @@ const struct manager_driver *manager_of(const struct vm *vm)
 			return drivers[i];
 	return &manager_none;
 }
+
+bool manager_may_begin(struct context *ctx, const struct vm *vm)
+{
+	const struct manager_driver *manager = manager_of(vm);
+
+	return !manager->may_begin || manager->may_begin(ctx);
+}

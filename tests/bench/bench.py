@@ -30,7 +30,7 @@ import time
 
 sys.path[:0] = [str(pathlib.Path(__file__).resolve().parent), str(pathlib.Path(__file__).resolve().parent.parent / "lib")]
 from bare import BareVm
-from host import BOOT_SECONDS, Guest, UPGRADECTL, default_machine, qemus, tell
+from host import BOOT_SECONDS, Guest, UPGRADECTL, default_machine, qemus, tell, upgrade_command
 
 AFTER = 3  # seconds after an upgrade that still belong to it
 KVMS = pathlib.Path("/sys/kernel/debug/kvm")  # a directory for each VM
@@ -73,7 +73,7 @@ class FirstSecond:
 
 def ours(guest, binary, first_second, *options):
     """upgradectl is read as it goes: the first second is over before the upgrade has ended."""
-    command = [UPGRADECTL, "--json", "upgrade", guest.name, "--vmm", binary, *options]
+    command = [*upgrade_command(guest.name, binary), *options]
     message = {}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         for line in process.stdout:

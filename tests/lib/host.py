@@ -16,6 +16,8 @@ import subprocess
 import tempfile
 import time
 
+from waits import wait_until, within  # pylint: disable=unused-import
+
 TOOLS = pathlib.Path("/usr/lib/upgraded-test")
 UPGRADECTL = "upgradectl"
 
@@ -83,21 +85,6 @@ def status_by_qmp(path, seconds=20):
                 while "return" not in (answer := json.loads(lines.readline())):
                     pass
     return answer["return"]["status"]
-
-
-def within(condition, seconds, what):
-    """Polls until condition() is true, which is promised for so long at most; what, or what it returns, is said when it is not."""
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"not within {seconds} s: {what() if callable(what) else what}")
-        time.sleep(0.02)
-    return value
-
-
-def wait_until(condition, seconds, what):
-    """Of what nobody promises when: a machine that is busy gets three times as long. Who hangs, hangs longer."""
-    return within(condition, 3 * seconds, what)
 
 
 class Guest:

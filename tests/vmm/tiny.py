@@ -27,6 +27,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 sys.path.append(str(ROOT / "tests/lib"))
 
 from answers import documents  # noqa: E402  pylint: disable=wrong-import-position
+from waits import wait_until, within  # noqa: E402  pylint: disable=wrong-import-position
 
 BUILD = pathlib.Path(os.environ.get("UPGRADED_BUILD", ROOT / "build/user"))
 TINYVMM = BUILD / "tests/vmm/tinyvmm"
@@ -59,21 +60,6 @@ def best_tier():
     if (kvm_offers(KVM_CAP_GUEST_MEMFD_FLAGS) or 0) & 3 != 3:
         return "memfd"
     return "stage2" if kvm_offers(KVM_CAP_GMEM_TRANSFER) else "gmem"
-
-
-def within(condition, seconds, what):
-    """Polls until condition() is true, which is promised for so long at most."""
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"not within {seconds} s: {what() if callable(what) else what}")
-        time.sleep(0.005)
-    return value
-
-
-def wait_until(condition, seconds, what):
-    """Of what nobody promises when: a machine that is busy gets three times as long. Who hangs, hangs longer."""
-    return within(condition, 3 * seconds, what)
 
 
 def state_of(pid):

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Guest RAM that is in guest_memfds, and how it changes hands: the tiers gmem
- * and stage2. Called by driver_qemu.c; the ioctls are QEMU's (qemu-patches/),
+ * and stage2. Called by the driver of QEMU; the ioctls are QEMU's (qemu-patches/),
  * which is asked by QMP: query-gmem, gmem-transfer, gmem-transfer-reverse. A
  * QEMU that does not know these commands has its RAM in a memfd, and nothing
  * here has anything to do.

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Questions to a QEMU that the source and the target are asked alike. Used by
- * source.c and probe.c. Owns nothing but the answer that it hands out; nothing
- * here changes a QEMU. An answer of another shape than the documented one
- * reads as empty: what is missing in it then shows in the findings.
+ * What a QEMU is asked, and told, in more places than one. Owns nothing but the
+ * answer that it hands out; nothing here changes a QEMU but the mode of its next
+ * migration. An answer of another shape than the documented one reads as empty:
+ * what is missing in it then shows in the findings.
  */
 #include "qmp_query.h"
 
@@ -49,6 +49,32 @@ struct json_object *json_get_array(struct json_object *object, const char *key)
 size_t json_array_size(struct json_object *array)
 {
 	return array ? json_object_array_length(array) : 0;
+}
+
+int qmp_status(struct qmp *q, char **ret_status, struct error *err)
+{
+	struct json_object *value = NULL;
+	const char *status;
+	int r;
+
+	r = qmp_execute(q, "query-status", NULL, &value, err);
+	if (r < 0)
+		return r;
+	status = json_get_string(value, "status");
+	if (!status)
+		r = error_set(err, -EBADMSG, "query-status answered without status");
+	else if (!(*ret_status = strdup(status)))
+		r = -ENOMEM;
+	json_object_put(value);
+	return r;
+}
+
+int qmp_set_migration_mode(struct qmp *q, const char *mode, struct error *err)
+{
+	struct json_object *args = json_object_new_object();
+
+	json_object_object_add(args, "mode", json_object_new_string(mode));
+	return qmp_execute(q, "migrate-set-parameters", args, NULL, err);
 }
 
 int qmp_qom_get(struct qmp *q, const char *path, const char *property,

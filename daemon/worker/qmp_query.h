@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Questions to a QEMU that the source and the target are asked alike: see qmp_query.c. */
+/* What a QEMU is asked, and told, in more places than one: see qmp_query.c. */
 #ifndef UPGRADED_QMP_QUERY_H
 #define UPGRADED_QMP_QUERY_H
 
@@ -14,6 +14,12 @@ int64_t json_get_int(struct json_object *object, const char *key);
 /* The member @key if it is an array (or @object itself without a key), else an empty one: NULL. */
 struct json_object *json_get_array(struct json_object *object, const char *key);
 size_t json_array_size(struct json_object *array);
+
+/* The run state: "running", "postmigrate". *ret_status is the caller's to free. */
+int qmp_status(struct qmp *q, char **ret_status, struct error *err);
+
+/* @mode: "normal", "cpr-transfer". It stays set, also for migrations that are not ours. */
+int qmp_set_migration_mode(struct qmp *q, const char *mode, struct error *err);
 
 /* Reads a QOM property. *ret_value is the caller's reference. */
 int qmp_qom_get(struct qmp *q, const char *path, const char *property,

@@ -148,13 +148,6 @@ static int add_blocked_reasons(struct json_object *v, struct findings *f)
 	return r;
 }
 
-static int set_mode(struct qmp *qmp, const char *mode, struct error *err)
-{
-	struct json_object *args = json_object_new_object();
-
-	json_object_object_add(args, "mode", json_object_new_string(mode));
-	return qmp_execute(qmp, "migrate-set-parameters", args, NULL, err);
-}
 
 static int check_migration(struct qmp *qmp, bool cpr, struct findings *f, struct error *err)
 {
@@ -176,11 +169,11 @@ static int check_migration(struct qmp *qmp, bool cpr, struct findings *f, struct
 	json_object_put(v);
 	v = NULL;
 
-	r = set_mode(qmp, "cpr-transfer", err);
+	r = qmp_set_migration_mode(qmp, "cpr-transfer", err);
 	if (r < 0)
 		return r;
 	r = qmp_execute(qmp, "query-migrate", NULL, &v, err);
-	reset = set_mode(qmp, "normal", r < 0 ? &ignored : err);
+	reset = qmp_set_migration_mode(qmp, "normal", r < 0 ? &ignored : err);
 	if (r >= 0)
 		r = add_blocked_reasons(v, f);
 	json_object_put(v);

@@ -66,10 +66,12 @@ static void add_enum(struct record *r, const char *field, const ProtobufCEnumDes
 			*p = (char)(*p - 'A' + 'a');
 }
 
-/* The VM that it is about, NULL: none, or it only looks. */
-static const char *changes(const Envelope *request)
+/* The VM that it is about; NULL: none. */
+static const char *about(const Envelope *request)
 {
 	switch (request->body_case) {
+	case BODY(CHECK):
+		return request->check->name;
 	case BODY(UPGRADE):
 		return request->upgrade->name;
 	case BODY(ABORT):
@@ -88,9 +90,10 @@ static const char *changes(const Envelope *request)
 void audit_request(const struct peer *peer, const Envelope *request, const struct error *denied)
 {
 	__attribute__((cleanup(record_clear))) struct record r = { 0 };
-	const char *vm = changes(request);
+	const char *vm = about(request);
 
-	if (!vm && !denied)
+	/* Who only looks is no decision, unless he may not. */
+	if (!denied && (!vm || request->body_case == BODY(CHECK)))
 		return;
 	add(&r, "MESSAGE_ID=%s", denied ? DENIED : GRANTED);
 	add(&r, "UPGRADED_VM=%s", vm ?: "");

@@ -46,6 +46,7 @@
 #include <string.h>
 
 #define STARTING_MAX 4
+#define UNKNOWN_MAX  16
 /* systemd gives a start that long. A restart that fails brings no question at all. */
 #define RESTART_US (90 * 1000000ULL)
 /* For so long the first that is ready for it waits for others. */
@@ -64,6 +65,8 @@ struct libvirt {
 	uint64_t others_until_us; /* 0: none waits for others */
 	struct requester starting[STARTING_MAX]; /* who waits with the start of a daemon */
 	size_t n_starting;
+	char *unknown[UNKNOWN_MAX]; /* domains whose names no VM may have, told of */
+	size_t n_unknown;
 };
 
 static int on_later(sd_event_source *s, uint64_t usec, void *userdata);
@@ -87,6 +90,8 @@ void libvirt_freep(struct libvirt **l)
 	if (!*l)
 		return;
 	sd_event_source_disable_unref((*l)->later);
+	while ((*l)->n_unknown)
+		free((*l)->unknown[--(*l)->n_unknown]);
 	free(*l);
 	*l = NULL;
 }
@@ -113,6 +118,21 @@ static int learn(struct context *ctx, const struct libvirt_status *s, struct vm 
 			    s->monitor, &vm, err);
 }
 
+/* A name that no VM here may have. Its operator would look for it in vain: said once. */
+static void tell_of_unknown(struct libvirt *l, const char *name, const struct error *why)
+{
+	char *known;
+
+	for (size_t i = 0; i < l->n_unknown; i++)
+		if (!strcmp(l->unknown[i], name))
+			return;
+	if (l->n_unknown == UNKNOWN_MAX || !(known = strdup(name)))
+		return;
+	l->unknown[l->n_unknown++] = known;
+	log_line(LOG_WARNING, "libvirt's domain \"%s\" cannot be upgraded: %s", name,
+		 why->text ?: strerror(ENOMEM));
+}
+
 void libvirt_look(struct context *ctx)
 {
 	_cleanup_closedir_ DIR *dir = opendir(LIBVIRT_STATUS_DIR);
@@ -131,6 +151,7 @@ void libvirt_look(struct context *ctx)
 		_cleanup_error_ struct error err = ERROR_INIT;
 		size_t len = strlen(de->d_name);
 		struct vm *vm;
+		int r;
 
 		if (len < 5 || strcmp(de->d_name + len - 4, ".xml"))
 			continue;
@@ -140,9 +161,13 @@ void libvirt_look(struct context *ctx)
 			continue;
 		}
 		vm = registry_find(ctx->registry, s->name);
-		if ((vm && vm->upgrade) || learn(ctx, s, vm, &err) >= 0)
+		if (vm && vm->upgrade)
 			continue;
-		log_error(LOG_DEBUG, s->name, 0, &err, "libvirt's domain stays unknown");
+		r = learn(ctx, s, vm, &err);
+		if (r == -EINVAL)
+			tell_of_unknown(ctx->libvirt, s->name, &err);
+		else if (r < 0)
+			log_error(LOG_DEBUG, s->name, 0, &err, "libvirt's domain stays unknown");
 	}
 }
 

@@ -23,8 +23,8 @@ int ask_vm(const struct cli *cli, Envelope *request, int timeout_ms);
 int ask_done(const struct cli *cli, Envelope *request, const char *vm, const char *said);
 
 /*
- * Prints @err with its hint and, with ERROR_REFUSED in @c (may be NULL), the
- * findings; with --json {"error": ...} goes to stdout. Returns the exit code.
+ * Prints @err with its hint; with --json {"error": ...} goes to stdout, with the code
+ * that the daemon's error in @c (may be NULL) has. Returns the exit code.
  */
 int fail(const struct cli *cli, const struct client *c, const struct error *err);
 

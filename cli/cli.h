@@ -12,14 +12,14 @@ enum {
 	CLI_DONE = 0,
 	CLI_FAILED = 1,
 	CLI_USAGE = 2,
-	CLI_REFUSED = 3,     /* by blockers; nothing was touched */
+	CLI_REFUSED = 3,     /* by blockers, nothing was touched; or an abort came too late */
 	CLI_ROLLED_BACK = 4, /* the guest runs on in the old VMM */
 	CLI_NO_SUCH_VM = 5,
 	CLI_UNREACHABLE = 6, /* the daemon is not there, or went away */
 	CLI_DENIED = 7,
 	CLI_LOST = 8,	    /* the guest runs nowhere */
-	CLI_SOME = 9,	    /* of several VMs not all were upgraded */
-	CLI_NONE = 10,	    /* of several VMs none was */
+	CLI_SOME = 9,	    /* of a fleet, also one of one VM, not all were upgraded */
+	CLI_NONE = 10,	    /* none was */
 	CLI_DETACHED = 130, /* by a second Ctrl-C: the outcome is not known yet */
 };
 

@@ -14,7 +14,7 @@ struct fleet_options {
 	bool dry_run;
 	size_t at_once;	   /* at least 1 */
 	size_t canary;	   /* so many first, and all of them must do well */
-	size_t stop_after; /* failures; 0: whatever happens, but for a lost guest */
+	size_t stop_after; /* failures; 0: only a lost guest, or a daemon that is away */
 	struct window window;
 };
 

@@ -38,7 +38,7 @@ static const char exit_codes[] =
 	"  0  done\n"
 	"  1  failed, for a reason not listed here\n"
 	"  2  wrong usage\n"
-	"  3  refused by blockers; nothing was touched\n"
+	"  3  refused by blockers, nothing was touched; or an abort came too late\n"
 	"  4  rolled back; the guest runs on in the old VMM\n"
 	"  5  no such VM\n"
 	"  6  the daemon is not there (systemctl start upgraded.socket)\n"

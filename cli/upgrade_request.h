@@ -11,8 +11,8 @@
 /* How a VM is to be upgraded; for all of a fleet the same. */
 struct upgrade_how {
 	char *vmm;	      /* absolute path; NULL: the one that the VM runs from */
-	uint64_t blackout_us; /* 0: no budget */
-	uint64_t timeout_us;  /* of a phase; 0: the daemon's default */
+	uint64_t blackout_us; /* 0: as configured */
+	uint64_t timeout_us;  /* of a phase in which the guest still runs; 0: as configured */
 	bool no_stage2;
 	bool set_emulator; /* libvirt's domains only */
 };

@@ -53,7 +53,9 @@ static const char doc[] =
 	"\n"
 	"VM may be several names, or patterns as of a shell (in quotes). VMs that run the target's "
 	"binary already are left alone then, so after an interruption the same command goes on "
-	"with what is left. Exit code 0: all were upgraded, 9: some, 10: none.";
+	"with what is left. Exit code, also of one VM with an option that is for several: 0: all "
+	"were upgraded, or there was nothing to upgrade, 9: some, 10: none, 8: a guest was lost; "
+	"with --dry-run the same of those that can be upgraded.";
 
 static const struct argp_option options[] = {
 	OPTION_VMM_ROW,
@@ -62,7 +64,7 @@ static const struct argp_option options[] = {
 	{ "timeout", OPTION_TIMEOUT, "S", 0,
 	  "Roll back if a phase in which the guest still runs takes longer", 0 },
 	{ "no-wait", OPTION_NO_WAIT, NULL, 0,
-	  "Return as soon as the upgrade is under way; one VM only", 0 },
+	  "Return when the daemon has taken the request; one VM only", 0 },
 	{ "no-stage2", OPTION_NO_STAGE2, NULL, 0,
 	  "Leave the guest's page tables behind, tier gmem at most", 0 },
 	{ "set-emulator", OPTION_SET_EMULATOR, NULL, 0,

@@ -57,7 +57,7 @@ static const struct argp_option option_table[] = {
 	  "The history of upgrades ($STATE_DIRECTORY, or /var/lib/upgraded)", 0 },
 	{ "worker", OPT_WORKER, "PATH", 0, "The worker to start (" WORKER_PATH ")", 0 },
 	{ "group", OPT_GROUP, "NAME", 0,
-	  "Who may use control.sock beside root, when it is not made by systemd", 0 },
+	  "Who may use control.sock and vmm.sock beside root, when systemd does not make them", 0 },
 	{ "config-root", OPT_CONFIG_ROOT, "DIR", 0,
 	  "Read upgraded.conf(5) below DIR instead of /", 0 },
 	{ "max-running", OPT_MAX_RUNNING, "N", 0,

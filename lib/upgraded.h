@@ -21,9 +21,10 @@
  *           no global state and never writes to stdout or stderr.
  * fork()    A child must not use the parent's struct upgraded.
  *
- * Nothing here waits without a time limit, but upgraded_wait() with -1. When
- * the daemon dies, the library connects again by itself; a frozen source stays
- * frozen meanwhile and a target waits: neither goes on or back on its own.
+ * Nothing here waits without a time limit, but upgraded_wait() and
+ * upgraded_connect() with -1. When the daemon dies, the library connects again
+ * by itself; a frozen source stays frozen meanwhile and a target waits: neither
+ * goes on or back on its own.
  */
 #ifndef UPGRADED_H
 #define UPGRADED_H
@@ -164,7 +165,8 @@ int upgraded_withdraw(struct upgraded *u, const char *name);
 /*
  * Connects to the daemon and registers the VM, on @path (NULL: the environment's
  * UPGRADED_VMM_SOCKET, or UPGRADED_DEFAULT_SOCKET). Waits for it @timeout_ms at
- * most; 0: does not wait, and goes on trying in upgraded_dispatch().
+ * most, -1: without a limit; 0: does not wait, and goes on trying in
+ * upgraded_dispatch().
  * -ETIMEDOUT: not yet, it goes on trying; -EEXIST: another process is the VM of
  * that name; -EACCES: this user may not; -ESRCH: a target whose upgrade is over,
  * which should end; -EPROTONOSUPPORT: the daemon is too old. After

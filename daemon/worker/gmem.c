@@ -69,7 +69,11 @@ int gmem_plan(const struct gmem *g, Upgraded__V1__Tier *ret_tier, struct finding
 {
 	*ret_tier = TIER(MEMFD);
 	if (!g->source)
-		return 0;
+		return findings_add(f, NOTE, "tier.memfd", "guest-memfd",
+				    "start the guest with -machine guest-memfd=on, on a QEMU with the "
+				    "patches of qemu-patches/ and a kernel with those of kernel/patches",
+				    "the guest's RAM is in no guest_memfd: every page is faulted in "
+				    "again, and only upgraded keeps the source from running");
 	*ret_tier = TIER(GMEM);
 	if (!g->target)
 		return findings_add(f, WARNING, "tier.target", "guest-memfd",

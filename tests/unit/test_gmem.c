@@ -50,10 +50,10 @@ static void stock_qemu_is_tier_memfd(void **state)
 	(void)state;
 	read_as("{\"error\": {\"class\": \"CommandNotFound\", \"desc\": \"no\"}, \"id\": 2}", &g);
 	assert_false(g.source);
-	assert_int_equal(plan(&g, NULL), TIER(MEMFD));
+	assert_int_equal(plan(&g, "tier.memfd"), TIER(MEMFD));
 	read_as(ANSWER("{\"state\": \"none\", \"transfer\": true}"), &g);
 	g.target = true;
-	assert_int_equal(plan(&g, NULL), TIER(MEMFD));
+	assert_int_equal(plan(&g, "tier.memfd"), TIER(MEMFD));
 }
 
 static void guest_memfd_needs_kernel_and_target_for_stage2(void **state)

@@ -82,8 +82,9 @@ void upgrade_tell_text(struct upgrade *u, const char *text);
 /* ---- upgrade_worker.c ---- */
 
 int upgrade_run_worker(struct upgrade *u, Upgraded__V1__WorkerMode mode, struct error *err);
-/* For how long its worker may say nothing from now on; of struct worker_ops. */
+/* For how long its worker may say nothing from now on, or not even wait; of struct worker_ops. */
 uint64_t upgrade_silence_us(void *userdata);
+uint64_t upgrade_stuck_us(void *userdata);
 /* Or there is none. */
 bool upgrade_target_has_ended(struct upgrade *u);
 /* How the target was started, as custody has it; NULL: it was not. */

@@ -16,6 +16,7 @@
 #include "process.h"
 #include "source_watch.h"
 #include "standstill.h"
+#include "worker/deadlines.h"
 #include "worker/device_state.h"
 
 #include <fcntl.h>
@@ -353,7 +354,18 @@ uint64_t upgrade_silence_us(void *userdata)
 	return worker_silence_us(u->start, !first || u->committed || u->phase == PHASE(ROLLBACK));
 }
 
-static const struct worker_ops upgrade_ops = { on_message, on_ended, upgrade_silence_us };
+/* From the first worker's FREEZE on the guest stands still, or may, until it runs: DONE. */
+uint64_t upgrade_stuck_us(void *userdata)
+{
+	const struct upgrade *u = userdata;
+	bool first = u->next_worker_mode == UPGRADED__V1__WORKER_MODE__WORKER_UPGRADE;
+
+	return (first && u->phase < PHASE(FREEZE)) || u->phase == PHASE(DONE) ? UINT64_MAX
+									      : STUCK_US;
+}
+
+static const struct worker_ops upgrade_ops = { on_message, on_ended, upgrade_silence_us,
+					      upgrade_stuck_us };
 
 int upgrade_open_target(struct upgrade *u, int *ret_fd)
 {

@@ -15,6 +15,7 @@
 #include "worker_process.h"
 
 #include "log.h"
+#include "oneshot.h"
 #include "work_dir.h"
 #include "worker/deadlines.h"
 
@@ -45,6 +46,7 @@ struct worker_process {
 	sd_event_source *io;
 	sd_event_source *child;
 	sd_event_source *silence;
+	sd_event_source *stuck;
 	bool last_words; /* silence now means "should have ended" */
 };
 
@@ -69,6 +71,17 @@ static void kill_worker(struct worker_process *w, const char *why)
 		log_line(LOG_ERR, "cannot kill worker %d: %m", (int)w->pid);
 }
 
+static void expect_word(struct worker_process *w)
+{
+	uint64_t us = w->order.ops->stuck_us ? w->order.ops->stuck_us(w->order.userdata)
+					     : UINT64_MAX;
+
+	if (us == UINT64_MAX || w->last_words)
+		(void)sd_event_source_set_enabled(w->stuck, SD_EVENT_OFF);
+	else
+		oneshot_arm(w->stuck, us);
+}
+
 /* 1: delivered one; 0: there is none now; negative: nothing will come any more. */
 static int deliver(struct worker_process *w)
 {
@@ -85,14 +98,18 @@ static int deliver(struct worker_process *w)
 		kill_worker(w, "sent what cannot be understood");
 		return r;
 	}
+	if (env->body_case == BODY(WORKER_WAITS)) {
+		expect_word(w);
+		return 1;
+	}
 	r = w->order.ops->message(env, &fds, w->order.userdata);
 	if (r < 0) {
 		kill_worker(w, "broke the contract");
 		return r;
 	}
-	if (w->silence && !w->last_words)
-		sd_event_source_set_time_relative(w->silence,
-						  w->order.ops->silence_us(w->order.userdata));
+	if (!w->last_words)
+		oneshot_arm(w->silence, w->order.ops->silence_us(w->order.userdata));
+	expect_word(w);
 	return 1;
 }
 
@@ -116,6 +133,25 @@ static int on_child(sd_event_source *s, const siginfo_t *si, void *userdata)
 		 si->si_code == CLD_EXITED ? "ended with status %d" : "was killed by signal %d",
 		 si->si_status);
 	w->order.ops->ended(how, w->order.userdata);
+	return 0;
+}
+
+/* What came while this process could not look, as with a slow disk, is no silence. */
+static bool was_heard(struct worker_process *w)
+{
+	bool heard = false;
+
+	while (w->io && deliver(w) > 0)
+		heard = true;
+	return heard;
+}
+
+static int on_stuck(sd_event_source *s, uint64_t usec, void *userdata)
+{
+	struct worker_process *w = userdata;
+
+	if (!was_heard(w))
+		kill_worker(w, "hangs while the guest stands still");
 	return 0;
 }
 
@@ -213,6 +249,11 @@ static int watch(struct worker_process *w)
 		r = sd_event_add_time_relative(w->event, &w->silence, CLOCK_MONOTONIC,
 					       w->order.ops->silence_us(w->order.userdata), 0,
 					       on_silence, w);
+	if (r >= 0)
+		r = sd_event_add_time(w->event, &w->stuck, CLOCK_MONOTONIC, UINT64_MAX, 0, on_stuck,
+				      w);
+	if (r >= 0)
+		expect_word(w);
 	return r;
 }
 
@@ -359,6 +400,7 @@ void worker_process_freep(struct worker_process **w)
 	(*w)->io = sd_event_source_disable_unref((*w)->io);
 	(*w)->child = sd_event_source_disable_unref((*w)->child);
 	(*w)->silence = sd_event_source_disable_unref((*w)->silence);
+	(*w)->stuck = sd_event_source_disable_unref((*w)->stuck);
 	closep(&(*w)->sock);
 	closep(&(*w)->pidfd);
 	free((*w)->vm);

@@ -18,8 +18,13 @@ struct worker_ops {
 	/* It is dead and all it sent was delivered. The callee frees it. @how says
 	 * what became of it ("ended with status 1"). */
 	void (*ended)(const char *how, void *userdata);
-	/* For how long it may say nothing, from its last message on: then it is killed. */
+	/*
+	 * For how long it may say nothing, from its last message on: then it is killed. That
+	 * it waits (WorkerWaits) is no message.
+	 */
 	uint64_t (*silence_us)(void *userdata);
+	/* The same for when it does not even wait; UINT64_MAX, or no such function: no limit. */
+	uint64_t (*stuck_us)(void *userdata);
 };
 
 struct worker_order {

@@ -16,4 +16,9 @@
 /* Nor has this, but another try may do better than a target that hangs. */
 #define REBUILD_LEAST_US (5 * 1000000ULL)
 
+/* While it waits, a worker says so this often; see wait_pulse(). */
+#define PULSE_US (2 * 1000000ULL)
+/* Without a word for so long while the guest stands still it hangs: others can do better. */
+#define STUCK_US (15 * 1000000ULL)
+
 #endif

@@ -158,12 +158,26 @@ int hold_stop(int pidfd, struct error *err)
 	return 0;
 }
 
+/* One that dies is waited for. */
+static bool dies(struct waiter *w, pid_t pid, int pidfd)
+{
+	if (process_has_ended(pidfd))
+		return true;
+	if (!process_is_dying(pid))
+		return false;
+	for (int ms = 0; ms < DYING_MS; ms += 1000) {
+		if (process_ends_within(pidfd, 1000))
+			return true;
+		wait_pulse(w);
+	}
+	return false;
+}
+
 static int use_state(struct upgrade *u, pid_t pid, int pidfd, const char *who, struct error *err)
 {
 	int r;
 
-	if (process_has_ended(pidfd) ||
-	    (process_is_dying(pid) && process_ends_within(pidfd, DYING_MS)))
+	if (dies(&u->wait, pid, pidfd))
 		return error_set(err, -ESRCH, "%s has ended", who);
 	r = device_state_use(u->state);
 	fault_point(FAULT_LET_GO);
@@ -172,8 +186,7 @@ static int use_state(struct upgrade *u, pid_t pid, int pidfd, const char *who, s
 
 void hold_see_out(struct upgrade *u)
 {
-	if (!process_has_ended(u->source_pidfd) && process_is_dying(u->start->vm->process->pid))
-		(void)process_ends_within(u->source_pidfd, DYING_MS);
+	(void)dies(&u->wait, u->start->vm->process->pid, u->source_pidfd);
 }
 
 int hold_let_go(struct upgrade *u, struct error *err)
@@ -216,6 +229,7 @@ int hold_end(struct waiter *w, int pidfd, const char *who, struct error *err)
 			return 0;
 		if (!left)
 			return error_set(err, -ETIMEDOUT, "%s does not end", who);
+		wait_pulse(w);
 	}
 }
 

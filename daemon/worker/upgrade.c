@@ -75,6 +75,7 @@ static void on_overdue(struct waiter *w, void *userdata)
 static void be_quiet(struct upgrade *u)
 {
 	u->quiet = true;
+	u->wait.pulse_us = now_us() + PULSE_US;
 	u->wait.overdue_us = now_us() + QUIET_US;
 	u->wait.overdue_userdata = u;
 	u->wait.overdue = on_overdue;

@@ -9,9 +9,12 @@
  */
 #include "wait.h"
 
+#include "deadlines.h"
 #include "wire.h"
 
+#include <linux/sockios.h>
 #include <poll.h>
+#include <sys/ioctl.h>
 
 static const char *what(const struct waiter *w)
 {
@@ -69,15 +72,47 @@ static void call_overdue(struct waiter *w)
 	overdue(w, w->overdue_userdata);
 }
 
+static bool has_daemon(const struct waiter *w)
+{
+	return w->daemon >= 0 && !w->orphaned;
+}
+
+void wait_pulse(struct waiter *w)
+{
+	Upgraded__V1__WorkerWaits msg = UPGRADED__V1__WORKER_WAITS__INIT;
+	uint64_t now = now_us();
+	Envelope env = ENVELOPE_INIT;
+	int unread;
+
+	if (!has_daemon(w) || now < w->pulse_us)
+		return;
+	w->pulse_us = now + PULSE_US;
+	/* A daemon that stands still is sent no more: a full socket would hold us up. */
+	if (ioctl(w->daemon, SIOCOUTQ, &unread) < 0 || unread)
+		return;
+	env.body_case = UPGRADED__V1__ENVELOPE__BODY_WORKER_WAITS;
+	env.worker_waits = &msg;
+	(void)wire_send(w->daemon, &env, NULL, 0);
+}
+
+/* When a wait is to look up in between. */
+static uint64_t next_call(const struct waiter *w)
+{
+	uint64_t at = w->overdue ? w->overdue_us : UINT64_MAX;
+
+	return has_daemon(w) && w->pulse_us < at ? w->pulse_us : at;
+}
+
 /* As wait_for(); 0 when @until passes and is no deadline. */
 static int wait_until(struct waiter *w, int fd, short events, uint64_t until, struct error *err)
 {
 	if (!w->uninterruptible && (w->aborted || w->orphaned))
 		return cancelled(w, err);
+	w->pulse_us = w->pulse_us ?: now_us() + PULSE_US;
 
 	for (;;) {
 		/* Once orphaned, the socket would be readable for ever. */
-		bool listen = w->daemon >= 0 && w->daemon != fd && !w->orphaned;
+		bool listen = has_daemon(w) && w->daemon != fd;
 		uint64_t end = until < w->deadline_us ? until : w->deadline_us;
 		struct pollfd p[] = {
 			{ .fd = fd, .events = events },
@@ -85,13 +120,14 @@ static int wait_until(struct waiter *w, int fd, short events, uint64_t until, st
 			{ .fd = w->source, .events = POLLIN },
 			{ .fd = w->target, .events = POLLIN },
 		};
-		bool early = w->overdue && w->overdue_us < end;
+		uint64_t call = next_call(w);
+		bool early = call < end;
 		struct timespec timeout;
 		uint64_t now = now_us(), left;
 		int n, r;
 
 		if (early)
-			end = w->overdue_us;
+			end = call;
 		left = end > now ? end - now : 0;
 		timeout.tv_sec = (time_t)(left / 1000000);
 		timeout.tv_nsec = (long)(left % 1000000) * 1000;
@@ -101,6 +137,7 @@ static int wait_until(struct waiter *w, int fd, short events, uint64_t until, st
 		if (n < 0)
 			return error_errno(err, -errno, "cannot wait for %s", what(w));
 		call_overdue(w);
+		wait_pulse(w);
 		if (n == 0 && early)
 			continue;
 		if (n == 0)

@@ -24,6 +24,7 @@ struct waiter {
 	void (*overdue)(struct waiter *w, void *userdata);
 	void *overdue_userdata;
 	uint64_t overdue_us;
+	uint64_t pulse_us;     /* when the daemon is to hear of us next */
 };
 
 #define WAITER_INIT \
@@ -36,6 +37,12 @@ struct waiter {
  * -ESRCH: source or target died (when @fd became ready as well, that wins).
  */
 int wait_for(struct waiter *w, int fd, short events, struct error *err);
+
+/*
+ * Tells the daemon that this is no worker that hangs, if that is due. Every wait here
+ * does; whoever waits elsewhere, and for more than a moment, calls it once a second.
+ */
+void wait_pulse(struct waiter *w);
 
 /* For who is never made to wait, by a peer that never stops: 0, or -ETIMEDOUT. */
 int wait_time_left(const struct waiter *w, struct error *err);

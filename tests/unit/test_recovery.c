@@ -364,6 +364,19 @@ static int report(Upgraded__V1__Outcome outcome)
 	return wire_send(3, &env, NULL, 0) < 0;
 }
 
+/* Does nothing but wait, as a worker does that keeps its deadlines. */
+static int wait_for_ever(void)
+{
+	Upgraded__V1__WorkerWaits waits = UPGRADED__V1__WORKER_WAITS__INIT;
+	Envelope env = ENVELOPE_INIT;
+
+	env.body_case = BODY(WORKER_WAITS);
+	env.worker_waits = &waits;
+	while (!wire_send(3, &env, NULL, 0))
+		usleep(50000);
+	return 1;
+}
+
 static int say_once_and_hang(void)
 {
 	Upgraded__V1__Event event = UPGRADED__V1__EVENT__INIT;
@@ -387,6 +400,8 @@ static int be_worker(const char *what)
 
 	if (!strcmp(what, "hang"))
 		return say_once_and_hang();
+	if (!strcmp(what, "wait"))
+		return wait_for_ever();
 	if (!strcmp(what, "lost"))
 		return report(OUTCOME(LOST));
 	if (!strcmp(what, "committed"))
@@ -517,6 +532,30 @@ static void worker_that_keeps_its_own_deadline_is_not_taken_for_hung(void **stat
 	assert_true(upgrade_silence_us(u) > 2 * DEFAULT_PHASE_LIMIT_US);
 }
 
+static void one_that_hangs_is_found_soon_while_the_guest_stands_still(void **state)
+{
+	struct fixture *f = *state;
+	struct upgrade *u;
+
+	begin_upgrade(f);
+	assert_int_equal(recover(f), 0);
+	u = f->ctx.upgrades;
+	u->next_worker_mode = UPGRADED__V1__WORKER_MODE__WORKER_UPGRADE;
+	u->phase = PHASE(CHECK);
+	assert_true(upgrade_stuck_us(u) == UINT64_MAX);
+	u->phase = PHASE(FREEZE);
+	assert_int_equal(upgrade_stuck_us(u), STUCK_US);
+	u->phase = PHASE(RUN);
+	assert_int_equal(upgrade_stuck_us(u), STUCK_US);
+	u->phase = PHASE(DONE);
+	assert_true(upgrade_stuck_us(u) == UINT64_MAX);
+	u->phase = PHASE(ROLLBACK);
+	assert_int_equal(upgrade_stuck_us(u), STUCK_US);
+	u->next_worker_mode = UPGRADED__V1__WORKER_MODE__WORKER_REBUILD;
+	u->phase = PHASE(PREPARE);
+	assert_int_equal(upgrade_stuck_us(u), STUCK_US);
+}
+
 struct heard {
 	unsigned n;
 	bool ended;
@@ -547,32 +586,75 @@ static uint64_t silence_of_heard(void *userdata)
 	return h->n ? 300000 : 60000000;
 }
 
-static void patience_with_a_worker_follows_what_it_does(void **state)
+static uint64_t a_second(void *userdata)
 {
-	static const struct worker_ops ops = { on_heard, on_end_of_heard, silence_of_heard };
+	return 1000000;
+}
+
+static uint64_t a_minute(void *userdata)
+{
+	return 60000000;
+}
+
+static uint64_t soon(void *userdata)
+{
+	return 300000;
+}
+
+/* Until it was killed; for how long it lived, in us. */
+static uint64_t outlive(struct fixture *f, const char *what, const struct worker_ops *ops,
+			struct heard *h)
+{
 	_cleanup_(worker_process_freep) struct worker_process *w = NULL;
 	WorkerStart start = UPGRADED__V1__WORKER_START__INIT;
-	struct fixture *f = *state;
-	struct heard h = { 0 };
 	struct vm *vm = add_vm(f);
 	struct worker_order order = {
 		.program = own_program(),
 		.start = &start,
 		.source_pidfd = vm->pidfd,
 		.target_pidfd = -EBADF,
-		.ops = &ops,
-		.userdata = &h,
+		.ops = ops,
+		.userdata = h,
 	};
+	uint64_t begin = now_us();
 
 	start.vm = vm->pb;
-	setenv("TEST_WORKER", "hang", 1);
+	setenv("TEST_WORKER", what, 1);
 	assert_int_equal(worker_process_start(f->ctx.event, &order, &w, NULL), 0);
 	unsetenv("TEST_WORKER");
-	while (!h.ended)
+	while (!h->ended)
 		assert_true(sd_event_run(f->ctx.event, 10000000) > 0);
-	assert_string_equal(h.how, "was killed by signal 9");
-	assert_int_equal(h.n, 1);
+	assert_string_equal(h->how, "was killed by signal 9");
 	end_vm(vm);
+	return now_us() - begin;
+}
+
+static void patience_with_a_worker_follows_what_it_does(void **state)
+{
+	static const struct worker_ops ops = { on_heard, on_end_of_heard, silence_of_heard, NULL };
+	struct heard h = { 0 };
+
+	outlive(*state, "hang", &ops, &h);
+	assert_int_equal(h.n, 1);
+}
+
+static void a_worker_that_does_not_even_wait_is_killed_soon(void **state)
+{
+	static const struct worker_ops ops = { on_heard, on_end_of_heard, a_minute, soon };
+	struct heard h = { 0 };
+
+	assert_true(outlive(*state, "hang", &ops, &h) >= 300000);
+	assert_int_equal(h.n, 1);
+}
+
+/* That it waits is no message: its deadlines may have failed. */
+static void a_worker_that_waits_has_its_time_and_no_more(void **state)
+{
+	static const struct worker_ops ops = { on_heard, on_end_of_heard, a_second, soon };
+	struct heard h = { 0 };
+
+	assert_true(outlive(*state, "wait", &ops, &h) >= 1000000);
+	assert_int_equal(h.n, 0);
 }
 
 /* It has waited for as long as it does, and libvirt's daemon has started. */
@@ -821,6 +903,9 @@ int main(void)
 		TEST(request_for_commit_is_answered_before_the_daemon_ends),
 		TEST(worker_that_keeps_its_own_deadline_is_not_taken_for_hung),
 		TEST(patience_with_a_worker_follows_what_it_does),
+		TEST(a_worker_that_does_not_even_wait_is_killed_soon),
+		TEST(a_worker_that_waits_has_its_time_and_no_more),
+		TEST(one_that_hangs_is_found_soon_while_the_guest_stands_still),
 		TEST(upgraded_vm_is_its_target_though_nothing_can_be_read_now),
 		TEST(start_of_libvirt_that_is_waited_for_by_nobody_is_forgotten),
 		TEST(worker_that_could_not_finish_is_followed_by_another),

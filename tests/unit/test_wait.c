@@ -213,6 +213,50 @@ static void a_wait_that_takes_long_says_so_once_and_goes_on(void **state)
 	close_fixture(&f);
 }
 
+static size_t count_pulses(int sock)
+{
+	size_t n = 0;
+
+	for (;;) {
+		_cleanup_scm_fds_ struct scm_fds fds = SCM_FDS_INIT;
+		_cleanup_envelope_ Envelope *env = NULL;
+		struct pollfd p = { .fd = sock, .events = POLLIN };
+
+		if (poll(&p, 1, 0) != 1)
+			return n;
+		assert_int_equal(wire_recv(sock, &env, &fds), 0);
+		assert_int_equal(env->body_case, UPGRADED__V1__ENVELOPE__BODY_WORKER_WAITS);
+		n++;
+	}
+}
+
+static void a_wait_tells_the_daemon_that_it_is_one(void **state)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+	struct fixture f;
+
+	open_fixture(&f);
+	assert_int_equal(wait_sleep(&f.w, 10000, &err), 0);
+	assert_int_equal(count_pulses(f.daemon), 0);
+	f.w.pulse_us = now_us() + 20000;
+	assert_int_equal(wait_sleep(&f.w, 50000, &err), 0);
+	assert_int_equal(count_pulses(f.daemon), 1);
+	assert_true(f.w.pulse_us > now_us() + 1000000);
+	/* A daemon that reads nothing gets one. */
+	for (int i = 0; i < 3; i++) {
+		f.w.pulse_us = now_us();
+		assert_int_equal(wait_sleep(&f.w, 1000, &err), 0);
+	}
+	assert_int_equal(count_pulses(f.daemon), 1);
+	/* Nobody is there to hear: it is a wait like any other. */
+	f.w.uninterruptible = true;
+	closep(&f.daemon);
+	f.w.pulse_us = now_us();
+	assert_int_equal(wait_sleep(&f.w, 10000, &err), 0);
+	assert_true(f.w.orphaned);
+	close_fixture(&f);
+}
+
 static void the_end_of_a_process_is_seen(void **state)
 {
 	pid_t pid = fork();
@@ -327,6 +371,7 @@ int main(void)
 		cmocka_unit_test(dead_process_ends_a_wait_but_its_last_words_count),
 		cmocka_unit_test(a_wait_that_takes_long_says_so_once_and_goes_on),
 		cmocka_unit_test(what_a_worker_found_is_told_however_much_it_is),
+		cmocka_unit_test(a_wait_tells_the_daemon_that_it_is_one),
 		cmocka_unit_test(the_end_of_a_process_is_seen),
 		cmocka_unit_test(who_cannot_look_takes_no_process_for_one_that_stands_still),
 	};

@@ -5,7 +5,10 @@
 
 #include <stdbool.h>
 
-/* Every one of them, once; tests read this list. In the order in which they are passed. */
+/*
+ * Every one of them, once; tests read this list. In the order in which they are passed. Some
+ * are passed several times in one upgrade: "daemon.custody-fds#3" is the third pass.
+ */
 #define FAULT_POINTS(POINT)                                          \
 	/* the daemon */                                             \
 	POINT(INTENT_DUE, "daemon.intent-due")                       \

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Mishaps that a test orders, before and after the callbacks of an upgrade. The test writes
- * lines "ROLE POINT ACTION [MS]" to a file; ACTION is kill, stop, fail, exit or
- * sleep, which SIGUSR1 ends. When one is about to happen, "PATH.seen" gets the line, so that the
- * test knows when and can kill somebody else meanwhile. Nothing is kept.
+ * lines "ROLE POINT ACTION [MS]" to a file; ACTION is kill, stop, fail, exit or sleep, which
+ * the removal of the file ends. When one is about to happen, "PATH.seen" gets the line, so
+ * that the test knows when and can kill somebody else meanwhile. Nothing is kept.
  */
 #include "fault.h"
 
@@ -15,9 +15,11 @@
 #include <time.h>
 #include <unistd.h>
 
-static int act(const char *action, unsigned int ms)
+#define STEP_MS 5
+
+static int act(const char *path, const char *action, long ms)
 {
-	struct timespec t = { .tv_sec = ms / 1000, .tv_nsec = (long)(ms % 1000) * 1000000 };
+	struct timespec step = { .tv_nsec = STEP_MS * 1000000 };
 
 	if (!strcmp(action, "kill"))
 		kill(getpid(), SIGKILL);
@@ -26,7 +28,8 @@ static int act(const char *action, unsigned int ms)
 	else if (!strcmp(action, "exit"))
 		_exit(9);
 	else if (!strcmp(action, "sleep"))
-		nanosleep(&t, NULL);
+		for (; ms > 0 && access(path, F_OK) == 0; ms -= STEP_MS)
+			nanosleep(&step, NULL);
 	else if (!strcmp(action, "fail"))
 		return -EIO;
 	return 0;
@@ -52,21 +55,25 @@ static void tell(const char *path, const char *line)
 static int fault_at(const char *path, const char *role, const char *point)
 {
 	char line[256];
-	FILE *f = path ? fopen(path, "re") : NULL;
+	FILE *f;
 	int r = 0;
 
+	/* Without memory or descriptors, which the test may have taken away since. */
+	if (!path || access(path, F_OK) < 0)
+		return 0;
+	f = fopen(path, "re");
 	if (!f)
 		return 0;
 	while (r == 0 && fgets(line, sizeof(line), f)) {
 		char who[32], where[32], action[32];
-		unsigned int ms = 0;
+		long ms = 0;
 
-		if (sscanf(line, "%31s %31s %31s %u", who, where, action, &ms) < 3 ||
+		if (sscanf(line, "%31s %31s %31s %ld", who, where, action, &ms) < 3 ||
 		    strcmp(who, role) != 0 || strcmp(where, point) != 0)
 			continue;
 		line[strcspn(line, "\n")] = '\0';
 		tell(path, line);
-		r = act(action, ms);
+		r = act(path, action, ms);
 	}
 	fclose(f);
 	return r;

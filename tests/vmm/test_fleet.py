@@ -135,8 +135,11 @@ class Fleet(Of):
         self.assertEqual(([guest.pid() for guest in self.guests], self.generations()), (pids, [0] * self.vms))
 
     def begin(self, *words):
-        return subprocess.Popen([tiny.UPGRADECTL, "--socket", self.host.run / "control.sock", "upgrade", *words],
-                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        process = subprocess.Popen([tiny.UPGRADECTL, "--socket", self.host.run / "control.sock", "upgrade", *words],
+                                   stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        self.addCleanup(process.__exit__, None, None, None)
+        self.addCleanup(process.kill)
+        return process
 
     def test_an_interrupt_lets_what_has_begun_end(self):
         self.replace()
@@ -159,8 +162,7 @@ class Fleet(Of):
         process = self.begin("--all-outdated")
         self.guests[0].await_fault()
         process.send_signal(signal.SIGINT)
-        while "Nobody else begins" not in process.stdout.readline():
-            pass
+        self.assertTrue(any("Nobody else begins" in line for line in iter(process.stdout.readline, "")), "it ends at once")
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=10)
         self.assertEqual(process.returncode, 130)

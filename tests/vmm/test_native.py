@@ -6,6 +6,7 @@
 
 After every test there was exactly one runner at any time, and no guest has found a wrong word in its memory."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -24,6 +25,7 @@ import unittest
 from case import Case
 from tiny import (COMMITTED, LOST, REFUSED, ROLLED_BACK, ROOT, TINYVMM, UPGRADECTL, Host, alive, best_tier, fds_at_rest, fds_of,
                   kvm_offers, wait_until)
+from fds import sockets_of  # found by way of tiny
 
 UPGRADES = 20
 
@@ -34,6 +36,14 @@ def setUpModule():
     if kvm_offers(0) is None:
         raise unittest.SkipTest("this machine has no usable /dev/kvm")
     print(f"memory tier of this machine: {best_tier()}", file=sys.stderr)
+
+
+def is_connected(pid):
+    for s in sockets_of(pid):
+        with contextlib.suppress(OSError):
+            s.getpeername()
+            return True
+    return False
 
 
 class Native(Case):
@@ -137,7 +147,7 @@ class TwiceAfterCommit(Native):
         # Before the target has slept enough, so before anybody else would have ended it; killed first, told then.
         wait_until(lambda: not alive(source), 30, "it is killed")
         wait_until(lambda: "made to go on after COMMIT" in self.host.words(), 10, f"the daemon tells{self.told()}")
-        os.kill(target, signal.SIGUSR1)  # it has slept enough
+        self.guest.fault.unlink()  # it has slept enough
         return attempt, target
 
     def test_a_source_that_is_made_to_go_on_is_killed(self):
@@ -682,27 +692,31 @@ class Names(Native):
         os.kill(source, signal.SIGSTOP)
         attempt = self.host.begin(self.guest)
         wait_until(lambda: self.guest.show().get("upgrade_id"), 10, "the upgrade begins")
-        stray = subprocess.Popen([TINYVMM, "--name", "tiny", "--socket", self.host.run / "vmm.sock"],
-                                 env=dict(os.environ, UPGRADED_TARGET="1"), stderr=subprocess.DEVNULL)
-        time.sleep(0.3)
-        self.assertIsNone(stray.poll(), "it waits to be asked")
+        stray, said = self.another(UPGRADED_TARGET="1")
+        wait_until(lambda: is_connected(stray.pid), 10, "it connects")
         os.kill(source, signal.SIGCONT)
         status, report = attempt.join()
         self.expect(COMMITTED, status, report)
         self.assertNotEqual(stray.wait(timeout=10), 0)
+        self.assertIn("upgrade 1 of tiny is over", said())
         self.check_guest()
 
     def test_a_name_is_not_given_twice(self):
-        with self.assertRaisesRegex(TimeoutError, "registers"):
-            self.impostor()
-        self.check_guest()
+        pid = self.guest.pid()
+        impostor, said = self.another()
+        wait_until(lambda: f"tiny is process {pid}, driver native" in said(), 10, lambda: f"it is told whose name that is: {said()}")
+        self.assertIsNone(impostor.poll(), "its guest runs on, and nobody knows it")
+        self.check_guest(pid)
 
-    def impostor(self):
-        process = subprocess.Popen([TINYVMM, "--name", "tiny", "--socket", self.host.run / "vmm.sock"],
-                                   stderr=subprocess.DEVNULL)
+    def another(self, **environment):
+        """A VMM of the same name, and what it has said so far."""
+        log = self.host.dir / "another.log"
+        with log.open("wb") as f:
+            process = subprocess.Popen([TINYVMM, "--name", "tiny", "--socket", self.host.run / "vmm.sock"],
+                                       env={**os.environ, **environment}, stderr=f)
         self.addCleanup(process.wait)
-        self.addCleanup(process.terminate)
-        wait_until(lambda: self.guest.pid() == process.pid, 1.5, "the second one registers")
+        self.addCleanup(process.kill)
+        return process, log.read_text
 
     def test_a_target_that_never_connects_is_rolled_back(self):
         pid = self.guest.proof.pid

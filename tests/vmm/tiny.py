@@ -135,7 +135,8 @@ class Guest:
         self.dir.mkdir()
         self.proof = Proof(self.dir / "proof")
         self.fault = self.dir / "fault"
-        self.log = open(self.dir / "log", "wb")
+        self.log, self.process = open(self.dir / "log", "wb"), None
+        host.guests.append(self)  # who ends it, also if it does not come up
         self.start()
 
     def start(self):
@@ -203,8 +204,11 @@ class Guest:
 
     def end(self):
         for pid in self.vmms():
-            os.kill(pid, signal.SIGKILL)
-        self.process.wait()
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        if self.process:
+            self.process.kill()
+            self.process.wait()
         self.log.close()
 
 
@@ -213,12 +217,18 @@ class FdStore(threading.Thread):
 
     def __init__(self, path):
         super().__init__(daemon=True)
-        self.path, self.fds, self.sockets = path, {}, {}
+        self.path, self.fds, self.sockets, self.error = path, {}, {}, None
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.socket.bind(str(path))
         self.start()
 
     def run(self):
+        try:
+            self.serve()
+        except Exception as e:  # pylint: disable=broad-except
+            self.error = e
+
+    def serve(self):
         while True:
             data, fds, _, _ = socket.recv_fds(self.socket, 4096, 253)
             for fd in fds:
@@ -236,11 +246,20 @@ class FdStore(threading.Thread):
                 os.close(fd)
 
     def settle(self):
-        """Returns the names, once everything that was sent is read."""
-        size = -1
-        while size != (size := self.queued()) or size:
-            time.sleep(0.01)
+        """Returns the names, once everything that was sent is read: twice nothing is left, so what was read is kept."""
+        sizes = []
+
+        def is_read():
+            self.check()
+            sizes.append(self.queued())
+            return sizes[-2:] == [0, 0]
+
+        wait_until(is_read, 20, "what was sent to the fd store is read")
         return sorted(self.fds)
+
+    def check(self):
+        if self.error:
+            raise RuntimeError("the fd store has failed") from self.error
 
     def queued(self):
         """Bytes that nobody has read yet."""
@@ -280,13 +299,15 @@ class FdStore(threading.Thread):
         self.sockets.clear()
 
     def end(self):
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as s:
-            s.sendto(b"END", str(self.path))
+        if self.is_alive():
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as s:
+                s.sendto(b"END", str(self.path))
         self.join()
         self.socket.close()
         self.listen_no_more()
         for fd in self.fds.values():
             os.close(fd)
+        self.check()
 
 
 class Host:
@@ -299,25 +320,45 @@ class Host:
         self.run, self.options = self.dir / "run", options
         self.guests, self.daemon = [], None
         self.log = open(self.dir / "log", "ab")
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.__exit__()
+            raise
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        # Who starts VMMs ends before them.
+        with contextlib.ExitStack() as stack:  # in reverse order, and whatever becomes of the others
+            stack.callback(shutil.rmtree, self.dir)
+            if self.store:
+                stack.callback(self.store.end)
+            stack.callback(self.log.close)
+            for guest in self.guests:
+                stack.callback(guest.end)
+            # Who starts VMMs ends before them.
+            stack.callback(self.end_workers)
+            if self.daemon:
+                stack.callback(self.end_daemon)
+
+    def end_daemon(self):
+        """Even if a test has stopped it."""
         if self.daemon.poll() is None:
             self.daemon.terminate()
-        self.daemon.wait()
+            self.daemon.send_signal(signal.SIGCONT)
+        try:
+            self.daemon.wait(30)
+        except subprocess.TimeoutExpired:
+            self.daemon.kill()
+            self.daemon.wait()
+            raise
+
+    def end_workers(self):
         for pid in self.workers():
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         wait_until(lambda: not self.workers(), 10, "the workers end")
-        for guest in self.guests:
-            guest.end()
-        self.log.close()
-        if self.store:
-            self.store.end()
-        shutil.rmtree(self.dir)
 
     def start(self):
         if self.store:
@@ -337,9 +378,7 @@ class Host:
         return (self.dir / "log").read_text()[-4000:]
 
     def guest(self, name, *options, program=None):
-        guest = Guest(self, name, *options, program=program)
-        self.guests.append(guest)
-        return guest
+        return Guest(self, name, *options, program=program)
 
     def ctl(self, *words):
         """(exit status, [JSON documents])"""

@@ -303,12 +303,12 @@ static int serve(struct vm *vm, int signals)
 			r = upgraded_dispatch(vm->upgraded);
 		while (r > 0 && !vm->quit);
 		/* Nobody knows this VMM any more: only a guest that runs is worth going on. */
-		if (r < 0 && upgraded_state(vm->upgraded) != UPGRADED_RUNNING) {
+		if (r < 0) {
 			say(vm, "%s", upgraded_error(vm->upgraded));
-			return r;
-		}
-		if (r < 0)
+			if (upgraded_state(vm->upgraded) != UPGRADED_RUNNING)
+				return r;
 			p[0].fd = -1;
+		}
 		if (vm->quit || (poll(p, 2, -1) > 0 && p[1].revents))
 			return 0;
 	}

@@ -187,8 +187,11 @@ static void serve_wait(struct context *ctx, struct vmm *v)
 
 		if (w->pid != v->pid || w->start_time != v->start_time)
 			continue;
-		*at = w->next;
 		r = lend(ctx, v, w->worker, w->id);
+		/* It is gone as it came, and will come once more. */
+		if (r == -ENOTCONN)
+			return;
+		*at = w->next;
 		if (r < 0)
 			refuse(w->worker, w->id, r);
 		free(w);

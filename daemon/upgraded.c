@@ -162,7 +162,7 @@ static int bind_socket(const struct options *o, const char *name, int *ret_fd, s
 	mask = umask(0177);
 	r = bind(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0 ? -errno : 0;
 	umask(mask);
-	if (r < 0 || listen(fd, 128) < 0)
+	if (r < 0 || listen(fd, SOMAXCONN) < 0)
 		return error_errno(err, r < 0 ? r : -errno, "cannot listen on %s", addr.sun_path);
 	if (o->group) {
 		struct group *group = getgrnam(o->group);

@@ -99,7 +99,7 @@ check-kernel-nightly: ## the same with eleven minutes of stress in place of one
 	@testbed/deps build testbed kernel
 	@UPGRADED_STRESS_SECONDS=660 tests/check kernel
 
-check-libvirt: ## domains of an unpatched libvirt, upgraded in the emulated host
+check-libvirt: ## domains of an unpatched libvirt, of the newest, of a modular one, and in the tier stage2, upgraded in the emulated host
 	@testbed/deps build testbed
 	@tests/check libvirt
 
@@ -107,9 +107,9 @@ check-systemd: ## units whose main process is a VMM, in the emulated host
 	@testbed/deps build testbed
 	@tests/check systemd
 
-check-tiers: ## the memory tiers gmem and stage2: patched QEMUs, with and without the kernel extension
+check-tiers: ## the memory tiers gmem and stage2: patched QEMUs, with and without the kernel extension, every kind of guest
 	@testbed/deps build testbed kernel
-	@tests/check tiers
+	@UPGRADED_TIER_ROUNDS=$(or $(UPGRADED_TIER_ROUNDS),50) tests/check tiers
 
 bench: ## our blackout against a bare cpr-transfer script's, into build/bench/results.json
 	@testbed/deps build testbed
@@ -138,6 +138,7 @@ qemu-series: ## apply the QEMU patches to the releases' sources, export them int
 check-qemu: ## the patched QEMU's own tests, and hand-overs of a guest without upgraded
 	@testbed/deps build testbed
 	@tests/qemu/run
+	@tests/qemu/run --qtest
 
 testbed: ## kernel and root file system of the emulated host
 	@testbed/deps testbed

@@ -11,7 +11,8 @@
 The blackout is the gap of the guest's 1 ms heartbeat that the switch made, on the host's clock: for all the same
 instrument, and the guest's own view. The gap "between the VMMs" is the source's event STOP to the target's RESUME. The
 brownout is the work that the guest did in the second after the gap, as a share of the second before; the stage-2
-faults are those that KVM resolved for the new VM until one second after the switch. An emulated guest also stumbles
+faults are those that KVM resolved for the new VM until one second after the switch. A run of which one of these is not known
+counts for the others, and is counted as unknown. An emulated guest also stumbles
 now and then with nobody near it: the longest gap from the beginning of the upgrade to its end, whoever made it, is
 kept as longest_ms, and so is every run's figure.
 
@@ -20,6 +21,7 @@ Of several guests all but the measured one are stopped, so that each has the emu
 import argparse
 import contextlib
 import json
+import math
 import os
 import pathlib
 import signal
@@ -40,9 +42,36 @@ LIGHT = {"load_mem": 64, "heartbeat_us": 4000, "cmdline": "load.mem_rate=400 loa
 
 
 def summary(values):
-    values = sorted(values)
-    return {"median": statistics.median(values), "min": values[0], "max": values[-1],
-            "p90": values[min(len(values) - 1, int(len(values) * 0.9))], "runs": len(values)}
+    """Of those that are known; None if none is."""
+    known = sorted(value for value in values if value is not None)
+    if not known:
+        return None
+    return {"median": statistics.median(known), "median_between": median_between(known), "min": known[0],
+            "max": known[-1], "p90": known[min(len(known) - 1, int(len(known) * 0.9))], "runs": len(known),
+            "unknown": len(values) - len(known)}
+
+
+def median_between(ordered):
+    """Where the median is of what these are a sample of: [from, to, how sure], 95 % at least; None of fewer than six.
+
+    Each value is above that median or below it as a coin falls, whatever their distribution is. So the binomial
+    distribution says how likely it is that all but a few are on the same side."""
+    runs, outside, cut = len(ordered), 0, 0
+    while outside + math.comb(runs, cut) <= 0.025 * 2 ** runs:
+        outside += math.comb(runs, cut)
+        cut += 1
+    return [ordered[cut - 1], ordered[-cut], 1 - 2 * outside / 2 ** runs] if cut else None
+
+
+def judged(ratios, targets):
+    """{"ratio": ("<=", 1.0)}: is it met, and if not, by how much of it was it missed?"""
+    out = {}
+    for what, (sign, wanted) in targets.items():
+        value = ratios[what] and ratios[what]["median"]
+        met = value is not None and (value <= wanted if sign == "<=" else value >= wanted)
+        out[what] = {"wanted": f"{sign} {wanted}", "value": value, "met": met,
+                     "missed_by": None if met or value is None else abs(value - wanted) / wanted}
+    return out
 
 
 def measured(guest, name, upgrade):
@@ -50,12 +79,15 @@ def measured(guest, name, upgrade):
     guest.mark(name)
     begin, end = upgrade()
     time.sleep(AFTER)
-    gap, seen = guest.gap_between(begin, end), guest.window(name)
+    seen = guest.window(name)
     report = guest.fresh_report()
     if report["errors"]:
         raise RuntimeError(f"{name}: {report['errors']} guest errors: {report['first_error']}")
+    # Now what it did in the second after the gap has arrived, too.
+    gap = guest.gap_between(begin, end)
+    work = gap["work"] or {}
     return {"blackout_ms": gap["ms"], "longest_ms": seen["longest_gap"]["ms"], "ticks_lost": seen["ticks"]["lost"],
-            "work_ratio": (gap["work"] or {}).get("ratio")}
+            "work_ratio": work["ratio"] if work.get("complete") else None}
 
 
 class FirstSecond:
@@ -98,11 +130,23 @@ def told(i, runs, figures):
 
 
 def result(figures, ratios, targets):
-    columns = {what: {"blackout_ms": summary([r["blackout_ms"] for r in runs]),
-                      "vmm_blackout_ms": summary([r["vmm_blackout_ms"] for r in runs if r["vmm_blackout_ms"]] or [0]),
-                      "faults": summary([r["faults"] for r in runs])}
+    columns = {what: {key: summary([r[key] for r in runs]) for key in ("blackout_ms", "vmm_blackout_ms", "faults")}
                for what, runs in figures.items()}
-    return {"runs": figures, "columns": columns, "ratios": ratios, "targets": targets}
+    return {"runs": figures, "columns": columns, "ratios": ratios, "targets": judged(ratios, targets)}
+
+
+def shown(what, ratio, target):
+    """A line for people."""
+    line = "not measured"
+    if ratio:
+        least, most, sure = ratio["median_between"] or (ratio["min"], ratio["max"], None)
+        line = f"median {ratio['median']:.2f} ({f'{sure:.1%} sure' if sure else 'too few to be sure'}: {least:.2f} to {most:.2f})"
+        line += f", all {ratio['runs']} from {ratio['min']:.2f} to {ratio['max']:.2f}"
+        line += f", {ratio['unknown']} unknown" * bool(ratio["unknown"])
+    if target:
+        missed = "" if target["missed_by"] is None else f" by {target['missed_by']:.1%}"
+        line += f"; {'met' if target['met'] else 'MISSED'}{missed}: {target['wanted']}"
+    return f"  {what:<18} {line}"
 
 
 @contextlib.contextmanager
@@ -170,8 +214,7 @@ def lend(vm, name, binary):
 
 def compare(figures, what, base, key="blackout_ms"):
     """The ratios of two columns, run by run."""
-    pairs = [(a[key], b[key]) for a, b in zip(figures[what], figures[base]) if a[key] and b[key]]
-    return summary([a / b for a, b in pairs]) if pairs else None
+    return summary([a[key] / b[key] if a[key] and b[key] else None for a, b in zip(figures[what], figures[base])])
 
 
 def bench_bare(options):
@@ -190,7 +233,7 @@ def bench_bare(options):
         subprocess.run([UPGRADECTL, "forget", "bench"], capture_output=True)
     return result(figures, {"ratio": compare(figures, "upgraded", "bare"),
                             "vmm_ratio": compare(figures, "upgraded", "bare", "vmm_blackout_ms")},
-                  {"ratio": "<= 1.0"})
+                  {"ratio": ("<=", 1.0)})
 
 
 def bench_sizes(options):
@@ -206,7 +249,7 @@ def bench_sizes(options):
                     figures[key].append(by_us(guest, f"size-{i}", options.binary))
             told(i, options.runs, figures)
     return result(figures, {"ratio": compare(figures, "4096", "512"),
-                            "vmm_ratio": compare(figures, "4096", "512", "vmm_blackout_ms")}, {"ratio": "<= 1.1"})
+                            "vmm_ratio": compare(figures, "4096", "512", "vmm_blackout_ms")}, {"ratio": ("<=", 1.1)})
 
 
 def gmem_guest(options, name, **more):
@@ -240,9 +283,9 @@ def bench_tiers(options):
         raise RuntimeError(f"upgrades had other tiers than they should: {wrong}")
     ratios = {f"{tier}_to_bare": compare(figures, tier, "bare") for tier in ("stage2", "gmem", "memfd")}
     ratios["stage2_to_memfd"] = compare(figures, "stage2", "memfd")
-    work = {f"{tier}_work": summary([r["work_ratio"] for r in runs if r["work_ratio"]]) for tier, runs in figures.items()}
+    work = {f"{tier}_work": summary([r["work_ratio"] for r in runs]) for tier, runs in figures.items()}
     faults = {f"{tier}_faults": summary([r["faults"] for r in runs]) for tier, runs in figures.items()}
-    return result(figures, {**ratios, **work, **faults}, {"stage2_to_bare": "<= 0.7", "stage2_work": ">= 0.95"})
+    return result(figures, {**ratios, **work, **faults}, {"stage2_to_bare": ("<=", 0.7), "stage2_work": (">=", 0.95)})
 
 
 def bench_tier_sizes(options):
@@ -259,7 +302,7 @@ def bench_tier_sizes(options):
                         figures[key].append(by_us(guest, f"size-{i}", options.patched))
                 told(i, options.runs, figures)
     return result(figures, {"ratio": compare(figures, "8192", "512"),
-                            "vmm_ratio": compare(figures, "8192", "512", "vmm_blackout_ms")}, {"ratio": "<= 1.1"})
+                            "vmm_ratio": compare(figures, "8192", "512", "vmm_blackout_ms")}, {"ratio": ("<=", 1.1)})
 
 
 BENCHES = {"bare": bench_bare, "sizes": bench_sizes, "tiers": bench_tiers, "tier-sizes": bench_tier_sizes}
@@ -281,11 +324,8 @@ def main():
         tell(f"{name}: {bench.__doc__}")
         results[name] = bench(options)
         options.output.write_text(json.dumps(results, indent=2) + "\n")
-        for what, r in results[name]["ratios"].items():
-            if r:
-                target = results[name]["targets"].get(what)
-                tell(f"  {what:<18} median {r['median']:.2f}, {r['min']:.2f} to {r['max']:.2f}"
-                     f"{f'; target {target}' if target else ''}")
+        for what, ratio in results[name]["ratios"].items():
+            tell(shown(what, ratio, results[name]["targets"].get(what)))
         tell("")
 
 

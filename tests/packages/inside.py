@@ -15,6 +15,10 @@ SHARE = pathlib.Path("/mnt/share")
 QEMU = pathlib.Path("/usr/bin/qemu-system-x86_64")
 VERSION = sys.argv.pop(1)
 HOME = pathlib.Path("/root/try")
+# Read by the daemon and the workers: daemon/fault_point.c.
+FAULTS = pathlib.Path("/run/upgraded-faults/list")
+DROP_IN = pathlib.Path("/run/systemd/system/upgraded.service.d/faults.conf")
+HELD = 60  # s
 
 
 def sh(command, check=True, timeout=600):
@@ -101,21 +105,39 @@ class Packages(unittest.TestCase):
         self.assertRegex(text, r'upgraded_upgrades_total\{outcome="committed",tier="memfd"\} 1\n')
         self.assertRegex(text, r"upgraded_blackout_seconds_count 1\n")
 
+    def hold_upgrades(self):
+        """The next upgrade stands still for a while, before the guest does."""
+        for path in (FAULTS, DROP_IN):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        FAULTS.write_text(f"worker.verified sleep {HELD}000\n")
+        DROP_IN.write_text(f"[Service]\nEnvironment=UPGRADED_FAULTS={FAULTS}\n")
+        self.addCleanup(sh, f"rm -f {FAULTS} {DROP_IN}; systemctl daemon-reload; systemctl try-restart upgraded.service")
+        sh("systemctl daemon-reload; systemctl stop upgraded.service")
+
     def test_5_the_package_is_replaced_in_the_middle_of_an_upgrade(self):
         sh("virsh define web1.xml; virsh start web1")
+        self.hold_upgrades()
+        source = vms()["web1"]["process"]["pid"]
         daemon = sh("systemctl show -P MainPID upgraded.service").strip()
-        upgrade = subprocess.Popen(["upgradectl", "upgrade", "web1", "--json"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        until("it is under way", lambda: vms()["web1"].get("upgrade_id"))
+        upgrade = subprocess.Popen(["upgradectl", "upgrade", "web1", "--json"], stdout=subprocess.PIPE,
+                                   stderr=subprocess.STDOUT, text=True)
+        until("it is under way", FAULTS.with_name("list.seen").exists, 120)
+        held = time.monotonic()
+        number = vms()["web1"]["upgrade_id"]
         refused = sh("dpkg --remove upgraded", check=False)
         self.assertNotEqual(refused.returncode, 0)
         self.assertIn("an upgrade of a VM is under way", refused.stdout)
         sh(f"dpkg --install upgraded_{VERSION}+next_amd64.deb")
-        upgrade.communicate(timeout=300)
+        self.assertEqual(vms()["web1"]["upgrade_id"], number)
         self.assertNotEqual(sh("systemctl show -P MainPID upgraded.service").strip(), daemon)
+        self.assertLess(time.monotonic() - held, HELD, "the package was replaced too late to prove anything")
+        upgrade.communicate(timeout=300)
         until("it has ended", lambda: not vms()["web1"].get("upgrade_id"), 300)
         last = json.loads(sh("upgradectl report web1 --json"))
         print(f"  {last['outcome']}: {last['error'] or 'nothing in the way'}")
-        self.assertIn(last["outcome"], ("committed", "rolled_back"))
+        # The worker undoes what it did without its daemon, and the next daemon makes sure.
+        self.assertEqual((last["upgrade_id"], last["outcome"]), (number, "rolled_back"))
+        self.assertEqual(vms()["web1"]["process"]["pid"], source)
         until("libvirt has it running", lambda: sh("virsh -q domstate web1", check=False).stdout.strip() == "running")
         self.assertIn("committed", sh("upgradectl upgrade web1"))
 

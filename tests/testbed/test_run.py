@@ -166,14 +166,13 @@ class KernelOnly(TestCase):
 
     def test_interrupt_leaves_nothing(self):
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
-            with self.subTest(number=number):
-                process = subprocess.Popen([RUN, "--kernel-only", "--share", self.share, "--", "sh", "-c", "echo up; sleep 1000"],
-                                           stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=ENVIRONMENT)
-                self.assertEqual(process.stdout.readline(), b"up\n")
-                process.send_signal(number)
-                self.assertNotEqual(process.wait(20), 0)
-                process.stdout.close()
-                self.assert_nothing_left()
+            process = subprocess.Popen([RUN, "--kernel-only", "--share", self.share, "--", "sh", "-c", "echo up; sleep 1000"],
+                                       stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=ENVIRONMENT)
+            self.assertEqual(process.stdout.readline(), b"up\n", number)
+            process.send_signal(number)
+            self.assertNotEqual(process.wait(20), 0, number)
+            process.stdout.close()
+            self.assert_nothing_left()
 
     def test_console_log_is_kept_when_asked_for(self):
         log = pathlib.Path(self.share, "console.log")

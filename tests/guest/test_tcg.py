@@ -14,11 +14,15 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 import unittest
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.join(HERE, "../lib"))
+from host import wrong_ticks  # noqa: E402
+
 BZIMAGE = os.environ.get("LOAD_BZIMAGE", "")
 BUILD = os.environ.get("LOAD_BUILD", os.path.join(HERE, "../../build/tests/guest"))
 QEMU = os.environ.get("LOAD_QEMU", "qemu-system-x86_64")
@@ -43,6 +47,13 @@ class Guest:
         self.dir = tempfile.mkdtemp(prefix="load-guest-")
         self.seconds = seconds
         self.procs = []
+        try:
+            self.start(initrd, append)
+        except BaseException:
+            self.clean()
+            raise
+
+    def start(self, initrd, append):
         port = free_port()
         self.peer = self.spawn([BUILD + "/loadpeer", "--listen", f"127.0.0.1:{port}"], stdout=subprocess.PIPE)
         self.watch = self.spawn([BUILD + "/loadwatch", "--hb", self.path("hb"), "--report", self.path("report"),
@@ -52,7 +63,7 @@ class Guest:
             f.truncate(32 << 20)
         cmd = [QEMU, "-nodefaults", "-display", "none", "-no-reboot", "-accel", "tcg", "-smp", "2", "-m", "512",
                "-kernel", BZIMAGE, "-initrd", initrd,
-               "-append", f"console=ttyS0 quiet panic=-1 load.mem=128 load.disk=/dev/vda load.seconds={seconds} {append}"
+               "-append", f"console=ttyS0 quiet panic=-1 load.mem=128 load.disk=/dev/vda load.seconds={self.seconds} {append}"
                + (f" load.net=10.0.2.15/24 load.peer=10.0.2.2:{port}" if user_networking() else ""),
                "-chardev", f"file,id=con,path={self.path('console')}", "-serial", "chardev:con",
                "-drive", f"file={self.path('disk.img')},if=virtio,format=raw",
@@ -171,8 +182,7 @@ class LoadGuest(unittest.TestCase):
         self.assertGreater(guest["clock"]["samples"], 100)
         self.assertEqual(guest["clock"]["cpus"], 2)
         self.assertIn(guest["hb"]["out"], ("/dev/port", "port", "virtio"))
-        for fault in ("lost", "duplicated", "reordered"):
-            self.assertEqual(status["ticks"][fault], 0, fault)
+        self.assertEqual(wrong_ticks(status["ticks"]), {})
         # Every tick that the guest made arrived.
         self.assertEqual(status["ticks"]["seen"], guest["hb"]["ticks"])
         self.assertEqual(status["reports"]["garbled"], 0)
@@ -195,7 +205,7 @@ class LoadGuest(unittest.TestCase):
         self.assertGreaterEqual(window["longest_gap"]["ms"], 395)
         self.assertLess(window["longest_gap"]["ms"], 900)
         self.assertFalse(window["longest_gap"]["open"])
-        self.assertEqual((window["ticks"]["lost"], window["ticks"]["duplicated"], window["ticks"]["reordered"]), (0, 0, 0))
+        self.assertEqual(wrong_ticks(window["ticks"]), {})
         self.assertEqual(window["errors_new"], 0)
         self.assertGreater(window["work"]["before_pages_per_s"], 0)
         self.assertGreater(window["work"]["after_pages_per_s"], 0)

@@ -7,11 +7,10 @@ import os
 import pathlib
 import subprocess
 import threading
-import time
 import unittest
 
 from answers import documents
-from host import BOOT_SECONDS, Guest, UPGRADECTL, ROLLED_BACK, qemus, tell, upgrade_command, wait_until
+from host import BOOT_SECONDS, Guest, UPGRADECTL, ROLLED_BACK, qemus, tell, upgrade_command, wait_until, wrong_ticks
 
 OLD, NEW = list(qemus().values())[0], list(qemus().values())[-1]
 # The emulated host is slow: less memory and a slower beat, which goes before everything in the guest, leave it some time.
@@ -161,8 +160,9 @@ class Attempt:
     phase was entered is there, in the reading thread."""
 
     def __init__(self, guest, binary, *options, on=None):
+        self.name, self.timers = guest.name, []
         self.events, self.report, self.trouble, self.on = [], None, [], dict(on or {})
-        self.entered, self.told = {}, {}  # when a phase was entered and when that arrived here, in seconds
+        self.entered = {}  # when, in seconds
         self.before = targets()
         self.process = subprocess.Popen([*upgrade_command(guest.name, binary), *options],
                                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -175,15 +175,30 @@ class Attempt:
             if "outcome" in message or "error" in message and "phase" not in message:
                 self.report = message
                 continue
-            self.told.setdefault(message["phase"], time.time())
             self.entered.setdefault(message["phase"], int(message["at_us"]) / 1e6)
             self.events.append(message["phase"])
-            act = self.on.pop(message["phase"], None)
-            try:
-                if act:
-                    act(self)
-            except Exception as e:  # pylint: disable=broad-except
-                self.trouble.append(f"at {message['phase']}: {e!r}")
+            self.act(self.on.pop(message["phase"], lambda attempt: None))
+
+    def act(self, what):
+        """What goes wrong in another thread is a trouble of the test's."""
+        try:
+            what(self)
+        except Exception as e:  # pylint: disable=broad-except
+            self.trouble.append(f"after {self.events[-1]}: {e!r}")
+
+    def later(self, seconds, what):
+        """Calls what(attempt), and wait() waits for that as well."""
+        self.timers.append(threading.Timer(seconds, self.act, [what]))
+        self.timers[-1].start()
+
+    def held_at(self, point):
+        """Waits until somebody sleeps at the fault point; returns the target's pid."""
+        wait_until(lambda: FAULTS_SEEN.exists() and point in FAULTS_SEEN.read_text() or self.process.poll() is not None,
+                   150, f"{point} is passed")
+        if self.process.poll() is not None:
+            raise RuntimeError(f"the upgrade ended before {point}: {self.report}")
+        target, = targets() - self.before
+        return target
 
     def target(self, seconds=200):
         """The target's pid, as soon as there is one."""
@@ -196,6 +211,8 @@ class Attempt:
         finally:
             self.process.kill()
             self.reader.join(10)
+            for timer in self.timers:
+                timer.join(10)
         return self.process.returncode, self.report or {"stderr": self.process.stderr.read()}
 
 
@@ -205,15 +222,14 @@ class Case(unittest.TestCase):
     maxDiff = None
 
     def healthy(self, guest, what=None):
-        """The guest goes on and never noticed more than a pause. Returns the longest pause of the test's window."""
-        report = guest.fresh_report()
+        """The guest goes on, all of it, and never noticed more than a pause. Returns the test's longest pause."""
+        report = guest.progress()
         wrong = {kind: n for kind, n in report["by_kind"].items() if n}
         self.assertEqual((report["errors"], wrong), (0, {}), f"the guest says: {report['first_error']}")
         self.assertEqual(report["state"], "READY", report)
         self.assertEqual(report["net"]["connects"], 1, "the TCP stream was broken")
         window = guest.window(self.id().split(".")[-1])
-        ticks = window["ticks"]
-        self.assertEqual((ticks["lost"], ticks["duplicated"]), (0, 0), f"heartbeats {ticks}")
+        self.assertEqual(wrong_ticks(window["ticks"]), {}, "heartbeats")
         gap = window["longest_gap"]["ms"]
         if what:
             saw(f"{what}; the guest stood still for {gap:.0f} ms at most, 0 errors")

@@ -5,8 +5,9 @@ loaded it, and nobody was told to run."""
 import os
 import signal
 
-from common import (FAULTS_SEEN, NEW, Attempt, Case, alive, ctl, daemon_pid, processes, reports, saw, sh, shared, unit)
-from host import status_by_qmp, wait_until
+from common import (FAULTS_SEEN, NEW, Attempt, Case, alive, ctl, daemon_pid, processes, reports, saw, sh, shared, status_of,
+                    unit)
+from host import status_by_qmp, wait_until, within
 from test_foreign import Bare
 from test_rollback import Unstoppable
 
@@ -156,6 +157,22 @@ class Custody(Case):
         with Bare("bare", NEW) as vm:
             self.assertEqual(vm.adopt()[0], 0)
             self.bare_is_brought_back(vm, vm.process.pid, self.killed_in_switch)
+
+    def test_a_source_that_is_made_to_go_on_after_commit_is_killed(self):
+        """By a worker in the wrong hands: it is to stand still until the target has run."""
+        guest = shared(1)
+        self.with_faults("worker.committed sleep 8000")
+        source = self.begin(guest)
+        attempt = Attempt(guest, NEW, *HELD_OPEN)
+        target = attempt.held_at("worker.committed")
+        self.assertEqual(status_of(source)["State"][0], "T")
+        os.kill(source, signal.SIGCONT)
+        within(lambda: not alive(source), 6, "it is killed")  # while the worker, which ends it in the end, sleeps
+        status, report = attempt.wait()
+        self.assertEqual((self.committed(guest, status, report, source), report["tier"]), (target, "memfd"))
+        self.assertIn(f"process {source} was made to go on after COMMIT, killed",
+                      sh("journalctl", "-b", "-o", "cat", "-u", "upgraded.service").stdout)
+        self.healthy(guest, "the source was told to go on after COMMIT")
 
     def finished_by_another(self, *faults):
         self.with_faults(*faults)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Whatever goes wrong before the commit, the guest goes on in the source. Faults are put in from outside, the moment the
-phase is entered; the phases after CHECK are short, so a fault may hit the next one: the report says which it was."""
+"""Whatever goes wrong before the commit, the guest goes on in the source. While a target is hit, the worker waits at a
+fault point, or in SWITCH for a source that cannot be stopped: so the report must name the phase."""
 
 import contextlib
 import ctypes
@@ -10,18 +10,16 @@ import signal
 import stat
 import subprocess
 import threading
-import time
 
-from common import NEW, Attempt, Case, processes, saw, shared
-from host import UPGRADECTL
+from common import NEW, Attempt, Case, processes, shared
+from host import UPGRADECTL, wait_until
 
 PTRACE_CONT, PTRACE_SEIZE, PTRACE_O_TRACECLONE = 7, 0x4206, 8
 WALL, WNOTHREAD = 0x40000000, 0x20000000
 # What a phase may take, for faults that only a deadline ends: PREPARE takes 4 s here, and 55 on a busy machine.
 PATIENCE = ["--timeout", "90"]
 SHORT = ["--max-blackout", "3000"]
-
-hit = {"killed": set(), "hung": set()}
+LONG = ["--max-blackout", "8000"]
 
 
 class Unstoppable(threading.Thread):
@@ -74,101 +72,72 @@ def not_after_commit(phase, source):
     return Unstoppable(source) if phase == "freeze" else contextlib.nullcontext()
 
 
-def target_crawls_into_load(then):
-    """Lets the target read the state in small steps until all of it is on the way, so that LOAD is long; then sends it
-    one more signal. In a thread of its own: the events must be read meanwhile."""
-    def crawl(attempt):
-        pid = attempt.target()
-        while "load" not in attempt.events:
-            os.kill(pid, signal.SIGSTOP)
-            time.sleep(0.03)
-            if "load" not in attempt.events:
-                os.kill(pid, signal.SIGCONT)
-                time.sleep(0.0005)
-        os.kill(pid, then)
-
-    return lambda attempt: threading.Thread(target=crawl, args=(attempt,), daemon=True).start()
-
-
 class Rollback(Case):
-    def fault(self, phase, kind, *options):
-        """The target is killed or hangs as soon as the phase was entered."""
-        guest = shared(2 if kind == "killed" else 1)
-        source = self.begin(guest)
-        number = {"killed": signal.SIGKILL, "hung": signal.SIGSTOP}[kind]
-        with not_after_commit(phase, source):
-            attempt = Attempt(guest, NEW, *options, on={phase: target_gets(number)})
-            report = self.rolled_back(guest, attempt, source, f"target {kind} at {phase}")
-        self.says_killed(kind, report)
-        hit[kind].add(report["failed_phase"])
-
-    def says_killed(self, kind, report):
-        """One sentence for one failure, wherever it shows."""
-        if kind == "killed":
+    def target_hit(self, number, guest, source, attempt, phase):
+        """The target of this attempt gets the signal in the phase."""
+        what = {signal.SIGKILL: "killed", signal.SIGSTOP: "hung"}[number]
+        report = self.rolled_back(guest, attempt, source, f"target {what} at {phase}")
+        self.assertEqual(report["failed_phase"], phase)
+        if number == signal.SIGKILL:
+            # One sentence for one failure, wherever it shows.
             self.assertIn("the target was killed by SIGKILL while upgraded waited for", report["error"])
 
-    def test_target_killed_in_prepare(self):
-        self.fault("prepare", "killed")
-
-    def test_target_killed_in_check(self):
-        self.fault("check", "killed")
-
-    def test_target_killed_in_freeze(self):
-        self.fault("freeze", "killed")
-
-    def fault_in_load(self, kind, *options):
-        guest = shared(1)
+    def hit_at(self, point, phase, number, *options):
+        """The target gets the signal while the worker sleeps at the last point before what the phase waits for."""
+        guest = shared(2 if number == signal.SIGKILL else 1)
+        self.with_faults(f"{point} sleep 2000")
         source = self.begin(guest)
-        number = {"killed": signal.SIGKILL, "hung": signal.SIGSTOP}[kind]
-        # Should the signal come after LOAD, then not after the commit either.
-        with Unstoppable(source):
-            attempt = Attempt(guest, NEW, *options, on={"freeze": target_crawls_into_load(number)})
-            report = self.rolled_back(guest, attempt, source, f"target {kind} at load")
-        self.says_killed(kind, report)
-        hit[kind].add(report["failed_phase"])
+        attempt = Attempt(guest, NEW, *options)
+        os.kill(attempt.held_at(point), number)
+        self.target_hit(number, guest, source, attempt, phase)
 
-    def test_target_killed_in_load(self):
-        self.fault_in_load("killed", "--max-blackout", "8000")
+    def hit_in_prepare(self, number, *options):
+        """The target gets the signal as soon as it is a QEMU, which takes seconds to build its machine."""
+        guest = shared(2 if number == signal.SIGKILL else 1)
+        source = self.begin(guest)
+        attempt = Attempt(guest, NEW, *options)
+        target = attempt.target()
+        wait_until(lambda: target not in processes("upgraded-target"), 60, "the target is executed")
+        os.kill(target, number)
+        self.target_hit(number, guest, source, attempt, "prepare")
 
-    def test_target_killed_in_switch(self):
+    def hit_in_switch(self, number, *options):
         guest = shared(1)
         source = self.begin(guest)
         with Unstoppable(source) as tracer:
-            attempt = Attempt(guest, NEW, "--max-blackout", "8000", on={"switch": target_gets(signal.SIGKILL)})
-            report = self.rolled_back(guest, attempt, source, "target killed at switch")
+            attempt = Attempt(guest, NEW, *options, on={"switch": target_gets(number)})
+            self.target_hit(number, guest, source, attempt, "switch")
             self.assertGreater(tracer.swallowed, 0)
-        self.says_killed("killed", report)
-        self.assertEqual(report["failed_phase"], "switch")
-        hit["killed"].add("switch")
+
+    def test_target_killed_in_prepare(self):
+        self.hit_in_prepare(signal.SIGKILL)
+
+    def test_target_killed_in_check(self):
+        self.hit_at("worker.prepared", "check", signal.SIGKILL)
+
+    def test_target_killed_in_freeze(self):
+        self.hit_at("worker.verified", "freeze", signal.SIGKILL)
+
+    def test_target_killed_in_load(self):
+        self.hit_at("worker.frozen", "load", signal.SIGKILL, *LONG)
+
+    def test_target_killed_in_switch(self):
+        self.hit_in_switch(signal.SIGKILL, *LONG)
 
     def test_target_hung_in_prepare(self):
-        self.fault("prepare", "hung", *PATIENCE)
+        self.hit_in_prepare(signal.SIGSTOP, *PATIENCE)
 
     def test_target_hung_in_check(self):
-        self.fault("check", "hung", *PATIENCE, *SHORT)
+        self.hit_at("worker.prepared", "check", signal.SIGSTOP, *PATIENCE)
 
     def test_target_hung_in_freeze(self):
-        self.fault("freeze", "hung", *SHORT)
+        self.hit_at("worker.verified", "freeze", signal.SIGSTOP, *SHORT)
 
     def test_target_hung_in_load(self):
-        self.fault_in_load("hung", *SHORT)
+        self.hit_at("worker.frozen", "load", signal.SIGSTOP, *LONG)
 
     def test_target_hung_in_switch(self):
-        guest = shared(1)
-        source = self.begin(guest)
-        with Unstoppable(source):
-            attempt = Attempt(guest, NEW, *SHORT, on={"switch": target_gets(signal.SIGSTOP)})
-            report = self.rolled_back(guest, attempt, source, "target hung at switch, source can not be held")
-        self.assertEqual(report["failed_phase"], "switch")
-        hit["hung"].add("switch")
-
-    def test_faults_hit_the_phases(self):
-        saw(f"killed in: {' '.join(sorted(hit['killed']))}; hung in: {' '.join(sorted(hit['hung']))}")
-        if not hit["killed"] or not hit["hung"]:
-            self.skipTest("runs only together with the faults")
-        reached = hit["killed"] | hit["hung"]
-        for wanted in ({"prepare"}, {"check", "freeze"}, {"load", "freeze"}, {"switch"}):
-            self.assertTrue(reached & wanted, f"no fault hit {' or '.join(sorted(wanted))}")
+        self.hit_in_switch(signal.SIGSTOP, *LONG)
 
     def fake(self, guest, before, after):
         """A QEMU that changes one argument of its command line."""

@@ -12,6 +12,7 @@ from host import wait_until
 
 DENIED, GRANTED, ENDED = ("d10c975cd2cc4195ac2fad9089caa2ed", "922201bc05284128904df43a0bac9c9e",
                           "0deee85b92c94f71ae6d74d24d60a662")  # daemon/audit.c
+TRIES = 5  # on a busy machine a guest may stand still for more than a second
 PHASES = ["prepare", "check", "freeze", "load", "switch", "run", "done"]
 REPORT_KEYS = {"outcome", "tier", "source_version", "target_version", "source_binary", "target_binary", "source", "target",
                "phases", "blackout_ms", "total_ms", "state_bytes", "fds", "findings", "error", "upgrade_id", "vm"}
@@ -53,9 +54,9 @@ class Series(Case):
         self.assertTrue(now.startswith(console), f"the console's log was {len(console)} bytes, is {now[:200]!r}")
         saw(f"pid {source} -> {target}; unit active, MAINPID and pid file follow, console log kept ({len(now)} bytes)")
 
-    def records(self, message_id, **fields):
-        """What the audit trail has of a kind, oldest first."""
-        found = sh("journalctl", "-b", "-o", "json", f"MESSAGE_ID={message_id}", *(f"{k}={v}" for k, v in fields.items())).stdout
+    def records(self, **fields):
+        """What the journal has with these fields, oldest first."""
+        found = sh("journalctl", "-b", "-o", "json", *(f"{k}={v}" for k, v in fields.items())).stdout
         return [json.loads(line) for line in found.splitlines()]
 
     def test_the_audit_trail_says_who_did_what(self):
@@ -63,9 +64,9 @@ class Series(Case):
         source = self.begin(guest)
         status, report = guest.upgrade(NEW)
         self.committed(guest, status, report, source)
-        asked = wait_until(lambda: self.records(GRANTED, UPGRADED_VM=guest.name, UPGRADED_REQUEST="upgrade"), 10, "the request")[-1]
+        asked = wait_until(lambda: self.records(MESSAGE_ID=GRANTED, UPGRADED_VM=guest.name, UPGRADED_REQUEST="upgrade"), 10, "the request")[-1]
         self.assertEqual((asked["UPGRADED_UID"], asked["UPGRADED_DECISION"]), ("0", "granted"))
-        ended = self.records(ENDED, UPGRADED_ID=report["upgrade_id"])
+        ended = self.records(MESSAGE_ID=ENDED, UPGRADED_ID=report["upgrade_id"])
         self.assertEqual(len(ended), 1)
         digest = hashlib.sha256(pathlib.Path(NEW).read_bytes()).hexdigest()
         expected = {"UPGRADED_OUTCOME": "committed", "UPGRADED_TIER": "memfd", "UPGRADED_UID": "0", "UPGRADED_VM": guest.name,
@@ -86,26 +87,42 @@ class Series(Case):
         refused = sh("setpriv", "--reuid", "65534", "--regid", str(group), "--clear-groups", UPGRADECTL, "run", "mine", "--", "/bin/true")
         self.assertNotEqual(refused.returncode, 0)
         self.assertIn("is for root", refused.stderr)
-        record = wait_until(lambda: self.records(DENIED, UPGRADED_UID=65534), 10, "the record")[-1]
+        record = wait_until(lambda: self.records(MESSAGE_ID=DENIED, UPGRADED_UID=65534), 10, "the record")[-1]
         self.assertEqual((record["UPGRADED_REQUEST"], record["UPGRADED_VM"], record["UPGRADED_GID"]), ("run", "mine", str(group)))
 
+    def told(self, guest, upgrade_id):
+        """When the daemon told the journal of each phase, in seconds; None while it has not all of them."""
+        told = {}
+        for record in self.records(_SYSTEMD_UNIT="upgraded.service", UPGRADED_ID=upgrade_id):
+            for phase in PHASES:
+                if record["MESSAGE"].startswith(f"{guest.name}: {phase.upper()}"):
+                    told.setdefault(phase, int(record["_SOURCE_REALTIME_TIMESTAMP"]) / 1e6)
+        return told if len(told) == len(PHASES) else None
+
     def test_nobody_is_told_while_the_guest_stands_still(self):
+        """But for what takes more than a second, which is told of while it lasts. All moments are of the host's clock."""
         guest = shared()
-        source = self.begin(guest)
-        attempt = Attempt(guest, NEW)
-        status, report = attempt.wait()
-        self.committed(guest, status, report, source)
-        ms = {p: (attempt.told[p] - attempt.entered["done"]) * 1000 for p in ("freeze", "load", "switch", "run", "done")}
-        saw("told, in ms after the guest went on: " + ", ".join(f"{p} {t:.0f}" for p, t in ms.items()))
-        self.assertLess(attempt.told["freeze"], attempt.entered["load"])
-        # What takes more than a second is told of while it lasts.
-        if attempt.entered["done"] - attempt.entered["freeze"] < 0.9:
-            self.assertGreater(min(ms[p] for p in ("load", "switch", "run", "done")), 0)
-        self.healthy(guest)
+        for _ in range(TRIES):
+            source = self.begin(guest)
+            attempt = Attempt(guest, NEW)
+            status, report = attempt.wait()
+            self.committed(guest, status, report, source)
+            entered, told = attempt.entered, wait_until(lambda i=report["upgrade_id"]: self.told(guest, i), 10, "the phases")
+            ms = {phase: (told[phase] - entered["done"]) * 1000 for phase in PHASES}
+            saw("told, in ms after the guest went on: " + ", ".join(f"{phase} {t:.0f}" for phase, t in ms.items()))
+            self.assertLess(told["freeze"], entered["load"])
+            for phase in PHASES[PHASES.index("load"):]:
+                self.assertGreater(told[phase], min(entered["done"], entered["freeze"] + 1), phase)
+            self.healthy(guest)
+            if entered["load"] < entered["freeze"] + 0.9:
+                return  # it would have been too early to tell
+        self.fail(f"none of {TRIES} upgrades came to LOAD soon enough to show anything")
 
     def test_monitors_answer_after_an_upgrade(self):
         guest = shared()
-        self.assertIsNotNone(guest.show())
+        source = self.begin(guest)
+        status, report = guest.upgrade(NEW)
+        self.committed(guest, status, report, source)
         for name, family, address in (("TCP", socket.AF_INET, ("127.0.0.1", MONITOR_PORT)),
                                       ("UNIX", socket.AF_UNIX, str(guest.dir / "monitor"))):
             said = prompt(family, address)

@@ -71,7 +71,8 @@ def main(path, tier, *patched):
     tell(f"  blackout as the guest's {BEAT_MS} ms heartbeat saw it: {report['blackout_ms']:.1f} ms "
          f"(between the two QEMUs: {report['vmm_blackout_ms']:.1f} ms; its longest gap since the upgrade began: "
          f"{report['longest_gap_ms']:.1f} ms)")
-    tell(f"  heartbeats lost {report['ticks']['lost']}, duplicated {report['ticks']['duplicated']}; "
+    tell(f"  heartbeats lost {report['ticks']['lost']}, duplicated {report['ticks']['duplicated']}, "
+         f"reordered {report['ticks']['reordered']}; "
          f"guest errors {report['guest_errors']} "
          f"(memory {guest_now['mem']['verified']} pages verified, disk {guest_now['disk']['verified']} blocks, "
          f"TCP {guest_now['net']['connects']} connection)")

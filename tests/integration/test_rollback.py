@@ -74,10 +74,10 @@ def not_after_commit(phase, source):
 
 class Rollback(Case):
     def target_hit(self, number, guest, source, attempt, phase):
-        """The target of this attempt gets the signal in the phase."""
+        """The target of this attempt gets the signal in the phase, or in one of these."""
         what = {signal.SIGKILL: "killed", signal.SIGSTOP: "hung"}[number]
         report = self.rolled_back(guest, attempt, source, f"target {what} at {phase}")
-        self.assertEqual(report["failed_phase"], phase)
+        self.assertIn(report["failed_phase"], phase.split())
         if number == signal.SIGKILL:
             # One sentence for one failure, wherever it shows.
             self.assertIn("the target was killed by SIGKILL while upgraded waited for", report["error"])
@@ -131,7 +131,8 @@ class Rollback(Case):
         self.hit_at("worker.prepared", "check", signal.SIGSTOP, *PATIENCE)
 
     def test_target_hung_in_freeze(self):
-        self.hit_at("worker.verified", "freeze", signal.SIGSTOP, *SHORT)
+        # The channel may hold all of the state: then it shows when the target is to say that it has loaded it.
+        self.hit_at("worker.verified", "freeze load", signal.SIGSTOP, *SHORT)
 
     def test_target_hung_in_load(self):
         self.hit_at("worker.frozen", "load", signal.SIGSTOP, *LONG)

@@ -122,22 +122,8 @@ static int on_readable(sd_event_source *s, int fd, uint32_t revents, void *userd
 	return 0;
 }
 
-static int on_child(sd_event_source *s, const siginfo_t *si, void *userdata)
-{
-	struct worker_process *w = userdata;
-	char how[64];
-
-	while (w->io && deliver(w) > 0)
-		;
-	snprintf(how, sizeof(how),
-		 si->si_code == CLD_EXITED ? "ended with status %d" : "was killed by signal %d",
-		 si->si_status);
-	w->order.ops->ended(how, w->order.userdata);
-	return 0;
-}
-
-/* What came while this process could not look, as with a slow disk, is no silence. */
-static bool was_heard(struct worker_process *w)
+/* All that it has sent; false: nothing. */
+static bool deliver_all(struct worker_process *w)
 {
 	bool heard = false;
 
@@ -146,11 +132,25 @@ static bool was_heard(struct worker_process *w)
 	return heard;
 }
 
+static int on_child(sd_event_source *s, const siginfo_t *si, void *userdata)
+{
+	struct worker_process *w = userdata;
+	char how[64];
+
+	deliver_all(w);
+	snprintf(how, sizeof(how),
+		 si->si_code == CLD_EXITED ? "ended with status %d" : "was killed by signal %d",
+		 si->si_status);
+	w->order.ops->ended(how, w->order.userdata);
+	return 0;
+}
+
 static int on_stuck(sd_event_source *s, uint64_t usec, void *userdata)
 {
 	struct worker_process *w = userdata;
 
-	if (!was_heard(w))
+	/* What came while this process could not look, as with a slow disk, is no silence. */
+	if (!deliver_all(w))
 		kill_worker(w, "hangs while the guest stands still");
 	return 0;
 }
@@ -383,14 +383,13 @@ int worker_process_abort(struct worker_process *w)
 void worker_process_expect_end(struct worker_process *w, uint64_t us)
 {
 	w->last_words = true;
-	sd_event_source_set_time_relative(w->silence, us);
+	oneshot_arm(w->silence, us);
 }
 
 void worker_process_hear_out(struct worker_process *w)
 {
 	(void)shutdown(w->sock, SHUT_RD);
-	while (w->io && deliver(w) > 0)
-		;
+	deliver_all(w);
 }
 
 void worker_process_freep(struct worker_process **w)

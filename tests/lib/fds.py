@@ -35,3 +35,13 @@ def sockets_of(pid):
                     yield s
     finally:
         os.close(pidfd)
+
+
+def connected_of(pid):
+    """Those that are connected, likewise."""
+    for s in sockets_of(pid):
+        try:
+            s.getpeername()
+        except OSError:
+            continue
+        yield s

@@ -7,6 +7,8 @@
  */
 #include "fault.h"
 
+#include "clock.h"
+
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
@@ -28,7 +30,8 @@ static int act(const char *path, const char *action, long ms)
 	else if (!strcmp(action, "exit"))
 		_exit(9);
 	else if (!strcmp(action, "sleep"))
-		for (; ms > 0 && access(path, F_OK) == 0; ms -= STEP_MS)
+		for (uint64_t end = now_us() + (uint64_t)ms * 1000;
+		     now_us() < end && access(path, F_OK) == 0;)
 			nanosleep(&step, NULL);
 	else if (!strcmp(action, "fail"))
 		return -EIO;

@@ -6,7 +6,6 @@
 
 After every test there was exactly one runner at any time, and no guest has found a wrong word in its memory."""
 
-import contextlib
 import hashlib
 import json
 import os
@@ -25,7 +24,7 @@ import unittest
 from case import Case
 from tiny import (COMMITTED, LOST, REFUSED, ROLLED_BACK, ROOT, TINYVMM, UPGRADECTL, Host, alive, best_tier, fds_at_rest, fds_of,
                   kvm_offers, wait_until)
-from fds import sockets_of  # found by way of tiny
+from fds import connected_of  # found by way of tiny
 
 UPGRADES = 20
 
@@ -36,14 +35,6 @@ def setUpModule():
     if kvm_offers(0) is None:
         raise unittest.SkipTest("this machine has no usable /dev/kvm")
     print(f"memory tier of this machine: {best_tier()}", file=sys.stderr)
-
-
-def is_connected(pid):
-    for s in sockets_of(pid):
-        with contextlib.suppress(OSError):
-            s.getpeername()
-            return True
-    return False
 
 
 class Native(Case):
@@ -693,7 +684,7 @@ class Names(Native):
         attempt = self.host.begin(self.guest)
         wait_until(lambda: self.guest.show().get("upgrade_id"), 10, "the upgrade begins")
         stray, said = self.another(UPGRADED_TARGET="1")
-        wait_until(lambda: is_connected(stray.pid), 10, "it connects")
+        wait_until(lambda: any(connected_of(stray.pid)), 10, "it connects")
         os.kill(source, signal.SIGCONT)
         status, report = attempt.join()
         self.expect(COMMITTED, status, report)

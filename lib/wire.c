@@ -60,6 +60,9 @@ int wire_recv(int sock, Envelope **ret_env, struct scm_fds *ret_fds)
 	if (!packet)
 		return -ENOMEM;
 	len = scm_recv(sock, packet, WIRE_PACKET_MAX, &fds);
+	/* That the peer did not read all is told once, and before what it had said itself. */
+	if (len == -ECONNRESET)
+		len = scm_recv(sock, packet, WIRE_PACKET_MAX, &fds);
 	if (len == -ECONNRESET || len == 0)
 		return -ENOTCONN;
 	if (len < 0)

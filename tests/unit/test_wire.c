@@ -547,6 +547,25 @@ static void nonsense_versions_are_refused(void **state)
 #define DECODE(test) cmocka_unit_test(test)
 #define SOCKET(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
 
+/* A peer that ends without having read all that it was sent is heard out as well. */
+static void last_words_of_a_peer_that_did_not_listen_are_read(void **state)
+{
+	Upgraded__V1__WorkerAbort msg = UPGRADED__V1__WORKER_ABORT__INIT;
+	struct scm_fds fds = SCM_FDS_INIT;
+	struct fixture *f = *state;
+	Envelope env = ENVELOPE_INIT, *got = NULL;
+
+	env.body_case = UPGRADED__V1__ENVELOPE__BODY_WORKER_ABORT;
+	env.worker_abort = &msg;
+	assert_int_equal(wire_send(f->a, &env, NULL, 0), 0);
+	assert_int_equal(wire_send(f->b, &env, NULL, 0), 0);
+	closep(&f->b);
+	assert_int_equal(wire_recv(f->a, &got, &fds), 0);
+	assert_int_equal(got->body_case, UPGRADED__V1__ENVELOPE__BODY_WORKER_ABORT);
+	envelope_freep(&got);
+	assert_int_equal(wire_recv(f->a, &got, &fds), -ENOTCONN);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -572,6 +591,7 @@ int main(void)
 		SOCKET(too_many_fds_are_not_sent),
 		SOCKET(a_closed_peer_is_an_error_on_both_sides),
 		SOCKET(a_peer_that_closed_unread_is_gone_too),
+		SOCKET(last_words_of_a_peer_that_did_not_listen_are_read),
 		SOCKET(nothing_there_is_eagain),
 		SOCKET(signals_do_not_push_the_deadline_away),
 		SOCKET(waiting_ends_when_something_comes),

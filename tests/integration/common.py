@@ -104,9 +104,13 @@ def take_faults():
     sh("systemctl", "stop", "upgraded.service", check=True)
 
 
-def fault(line):
+def fault(line=""):
+    """Daemon and workers have this one from now on. Without one, whoever sleeps at a fault point goes on."""
     FAULTS_SEEN.unlink(missing_ok=True)
-    FAULTS.write_text(line + "\n")
+    if line:
+        FAULTS.write_text(line + "\n")
+    else:
+        FAULTS.unlink(missing_ok=True)
 
 
 def circumstances():
@@ -238,7 +242,7 @@ class Case(unittest.TestCase):
     def with_faults(self, *lines):
         """Daemon and workers have these until the test ends."""
         take_faults()
-        self.addCleanup(fault, "")
+        self.addCleanup(fault)
         fault("\n".join(lines))
 
     def begin(self, guest):

@@ -5,7 +5,7 @@ loaded it, and nobody was told to run."""
 import os
 import signal
 
-from common import (FAULTS_SEEN, NEW, Attempt, Case, alive, ctl, daemon_pid, processes, reports, saw, sh, shared, status_of,
+from common import (FAULTS_SEEN, NEW, Attempt, Case, alive, ctl, daemon_pid, fault, processes, reports, saw, sh, shared, status_of,
                     unit)
 from host import status_by_qmp, wait_until, within
 from test_foreign import Bare
@@ -136,10 +136,11 @@ class Custody(Case):
 
     def killed_after_commit(self, vm, source):
         """The unit's main process is the target by now, which is told to run right after this."""
-        self.with_faults("worker.committed sleep 2000")
+        self.with_faults("worker.committed sleep 60000")
         attempt = Attempt(vm, NEW, *HELD_OPEN)
         wait_until(lambda: FAULTS_SEEN.exists() or attempt.report, 300, "COMMIT is in the journal")
         self.kill(attempt, source)
+        fault()
         return attempt.wait(400)[1]
 
     def bare_is_brought_back(self, vm, source, killed, **who):

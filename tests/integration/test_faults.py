@@ -65,7 +65,7 @@ class Faults(Case):
         if not Faults.ready:
             take_faults()
             Faults.ready = True
-        fault("")
+        fault()
 
     def guest(self):
         guest = kept("faults", start)

@@ -426,13 +426,15 @@ class Kills(Case):
 
     def hit(self, guest, point, who):
         source = self.begin(guest)
-        fault(f"{point} kill" if point.startswith("daemon.") else f"worker.{point} sleep 3000")
+        fault(f"{point} kill" if point.startswith("daemon.") else f"worker.{point} sleep 60000")
         attempt = Attempt(guest, NEW, "--max-blackout", "20000")
         wait_until(lambda: FAULTS_SEEN.exists() or attempt.report, 120, f"the worker comes to {point}")
+        self.assertIsNone(attempt.report, f"{point} was not passed")
         if not point.startswith("daemon."):
             self.kill(who, attempt, source)
+            fault()
         attempt.wait(200)
-        fault("")
+        fault()
         return source, settled(guest.name)
 
     def ended(self, guest, point, who):
@@ -464,7 +466,7 @@ class Kills(Case):
             except Exception as e:  # pylint: disable=broad-except
                 failed.append(f"{point} {who}: {e}")
                 saw(f"{point:<20} {who:<8} FAILED: {str(e)[:600]}")
-                fault("")
+                fault()
         self.assertEqual(failed, [])
 
     test_whoever_is_killed_the_domain_goes_on.seconds = 5400
@@ -494,12 +496,12 @@ class Waits(Case):
         other.start(NEW)
         take_faults()
         source, libvirt_was = self.begin(guest), libvirts_pid()
-        fault("worker.ran sleep 3000")
+        fault("worker.ran sleep 60000")
         attempt = Attempt(guest, NEW, "--max-blackout", "20000")
         wait_until(lambda: FAULTS_SEEN.exists() or attempt.report, 200, "the target runs")
         target, = targets() - attempt.before
         os.kill(target, signal.SIGSTOP)
-        fault("")
+        fault()
         try:
             wait_until(lambda: f"the target (process {target}) does not answer" in
                        sh("journalctl", "-b", "-o", "cat", "--no-pager", "-u", "upgraded.service").stdout, 200, "upgraded gives up for now")

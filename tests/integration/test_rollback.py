@@ -11,7 +11,7 @@ import stat
 import subprocess
 import threading
 
-from common import NEW, Attempt, Case, processes, shared
+from common import NEW, Attempt, Case, fault, processes, shared
 from host import UPGRADECTL, wait_until
 
 PTRACE_CONT, PTRACE_SEIZE, PTRACE_O_TRACECLONE = 7, 0x4206, 8
@@ -85,10 +85,11 @@ class Rollback(Case):
     def hit_at(self, point, phase, number, *options):
         """The target gets the signal while the worker sleeps at the last point before what the phase waits for."""
         guest = shared(2 if number == signal.SIGKILL else 1)
-        self.with_faults(f"{point} sleep 2000")
+        self.with_faults(f"{point} sleep 60000")
         source = self.begin(guest)
         attempt = Attempt(guest, NEW, *options)
         os.kill(attempt.held_at(point), number)
+        fault()
         self.target_hit(number, guest, source, attempt, phase)
 
     def hit_in_prepare(self, number, *options):

@@ -7,7 +7,7 @@ import re
 import signal
 import subprocess
 
-from common import NEW, Attempt, Case, alive, ctl, saw, sh
+from common import NEW, Attempt, Case, alive, ctl, fault, saw, sh
 from host import PATIENT, ROLLED_BACK, status_by_qmp, wait_until
 
 UNITS = pathlib.Path("/run/systemd/system")
@@ -97,11 +97,12 @@ class Systemd(Case):
 
     def test_a_rollback_leaves_the_unit_as_it_was(self):
         with Foreign("foreign-back", "Type=simple") as vm:
-            self.with_faults("worker.verified sleep 2000")
+            self.with_faults("worker.verified sleep 60000")
             source, before = main_pid(vm.unit), show(vm.unit, *KEPT)
             self.assertEqual(ctl("adopt", vm.name, "--pid", source)[0], 0)
             attempt = Attempt(vm, NEW)
             os.kill(attempt.held_at("worker.verified"), signal.SIGKILL)
+            fault()
             status, report = attempt.wait()
             self.assertEqual((status, report.get("outcome")), (ROLLED_BACK, "rolled_back"), report)
             self.assertEqual(report["failed_phase"], "freeze")

@@ -174,7 +174,7 @@ class Tiers(Case):
         """A worker in the wrong hands lets the source go on. What becomes of that."""
         source = self.begin(guest)
         fault(f"{point} sleep 4000")
-        self.addCleanup(fault, "")
+        self.addCleanup(fault)
         attempt = Attempt(guest, QEMUS[1], "--max-blackout", "20000")
         attempt.held_at(point)
         os.kill(source, signal.SIGCONT)
@@ -201,7 +201,7 @@ class Tiers(Case):
         dice = random.Random(SEED)
         tables, held, phases = [], [], []
         take_faults()
-        self.addCleanup(fault, "")
+        self.addCleanup(fault)
         for i in range(ROUNDS):
             source = guest.pid()
             guest.mark(self.id().rsplit(".", maxsplit=1)[-1])
@@ -212,7 +212,7 @@ class Tiers(Case):
                 attempt = Attempt(guest, QEMUS[1], "--max-blackout", "12000",
                                   on={phase: lambda a, f=mishap, s=after: a.later(s, f)})
                 report = self.rolled_back(guest, attempt, source, f"round {i + 1}: {kind}, {after * 1000:.0f} ms later")
-                fault("")
+                fault()
                 if kind == "aborted in switch" and kernel_can():
                     self.assertGreater(int(report["handover"]["tables"]), 10, "the page tables did not come back")
                 phases.append(f"{kind}: {report['failed_phase']}")

@@ -55,7 +55,8 @@ PLAIN_ONLY = {"gmem_transfer_mmu_test": ["memory_is_never_taken_for_mmio_after_a
 WANTS_DEBUG = ("race.memory_failures",)
 
 # What wants KVM's module to be loaded without the TDP MMU.
-WITHOUT_TDP_MMU = {"gmem_transfer_mmu_test": ["eopnotsupp_without_the_tdp_mmu"]}
+WITHOUT_TDP_MMU = {"gmem_transfer_mmu_test": ["eopnotsupp_without_the_tdp_mmu",
+                                              "guest_sees_the_guest_memfd_whatever_is_at_the_userspace_address"]}
 
 
 def make(*argv):

@@ -361,6 +361,21 @@ TEST_F(mmu, eopnotsupp_without_the_tdp_mmu)
 	gmem_assert_not_owner(dst);
 }
 
+/* Also for a host like that, where page tables are made in another way. */
+TEST_F(mmu, guest_sees_the_guest_memfd_whatever_is_at_the_userspace_address)
+{
+	struct gmem_vm *src = &self->src;
+	void *other = kvm_mmap(GMEM_SIZE, PROT_READ | PROT_WRITE,
+			       MAP_PRIVATE | MAP_ANONYMOUS, -1);
+
+	memset(other, 0x55, GMEM_SIZE);
+	gmem_unbind(src, GMEM_SLOT);
+	ASSERT_EQ(__gmem_bind_hva(src, GMEM_SLOT, GMEM_GPA, GMEM_SIZE, src->fd, 0, other), 0);
+	gmem_guest_verify(src, GMEM_GPA, GMEM_SIZE, GMEM_PATTERN);
+	kvm_munmap(other, GMEM_SIZE);
+	gmem_guest_verify(src, GMEM_GPA, GMEM_SIZE, GMEM_PATTERN);
+}
+
 /*
  * A root that somebody else uses.  That is whoever zaps memory, for as long as it
  * takes: here, a task that doesn't get the CPU any more in the middle of that.
@@ -1279,18 +1294,47 @@ static void l2_guest_code(void)
 	}
 }
 
+/*
+ * Read the first word of pages next to each other.  The host skips what fails,
+ * i.e. the three bytes of an instruction.
+ */
+#define PEEK_NR		8
+#define PEEK_INSN_SIZE	3
+#define PEEK_UNSEEN	0xdeadbeefull
+
+static u64 peek_gva = GMEM_GPA;
+static u64 peek_seen[PEEK_NR];
+
+static void l2_peek_guest_code(void)
+{
+	u64 gva, seen;
+	int i;
+
+	for (i = 0; i < PEEK_NR; i++) {
+		gva = READ_ONCE(peek_gva) + i * GMEM_PAGE_SIZE;
+		seen = PEEK_UNSEEN;
+		asm volatile(".byte 0x48, 0x8b, 0x18	# mov (%%rax), %%rbx"
+			     : "+b"(seen) : "a"(gva) : "memory");
+		WRITE_ONCE(peek_seen[i], seen);
+	}
+	GUEST_SYNC(0);
+}
+
+/* The host and each guest have their own copy. */
+static void (*l2_entry)(void) = l2_guest_code;
+
 static void l1_vmx_code(struct vmx_pages *vmx)
 {
 	GUEST_ASSERT(prepare_for_vmx_operation(vmx));
 	GUEST_ASSERT(load_vmcs(vmx));
-	prepare_vmcs(vmx, l2_guest_code);
+	prepare_vmcs(vmx, READ_ONCE(l2_entry));
 	GUEST_ASSERT(!vmlaunch());
 	GUEST_FAIL("L2 exited to L1, reason 0x%lx", vmreadz(VM_EXIT_REASON));
 }
 
 static void l1_svm_code(struct svm_test_data *svm)
 {
-	generic_svm_setup(svm, l2_guest_code);
+	generic_svm_setup(svm, READ_ONCE(l2_entry));
 	run_guest(svm->vmcb, svm->vmcb_gpa);
 	GUEST_FAIL("L2 exited to L1, code 0x%lx", (u64)svm->vmcb->control.exit_code);
 }
@@ -1391,6 +1435,121 @@ TEST_F(nested, l2_in_src_maps_nothing_anymore)
 	/* L1 itself didn't touch the memory, and shadow pages aren't handed over. */
 	if (variant->tdp)
 		EXPECT_EQ(vm_get_stat(self->dst.vm, pages_4k), 0);
+}
+
+static void peek_set(struct gmem_vm *g, u64 gva)
+{
+	l2_entry = l2_peek_guest_code;
+	peek_gva = gva;
+	sync_global_to_guest(g->vm, l2_entry);
+	sync_global_to_guest(g->vm, peek_gva);
+}
+
+/* As if L2 had accessed the pages before: KVM maps none without a need otherwise. */
+static void peek_set_accessed(struct gmem_vm *g, u64 gva, bool tdp)
+{
+	struct kvm_vm *vm = g->vm;
+	u64 *pte;
+	int i;
+
+	for (i = 0; i < PEEK_NR; i++, gva += GMEM_PAGE_SIZE) {
+		pte = vm_get_pte(vm, gva);
+		*pte |= PTE_ACCESSED_MASK(&vm->mmu) | PTE_DIRTY_MASK(&vm->mmu);
+		if (!tdp)
+			continue;
+
+		pte = tdp_get_pte(vm, gva);
+		*pte |= PTE_ACCESSED_MASK(&vm->stage2_mmu) | PTE_DIRTY_MASK(&vm->stage2_mmu);
+	}
+}
+
+TEST_F(nested, l2_sees_the_guest_memfd_whatever_is_at_the_userspace_address)
+{
+	const int page = GMEM_PAGE_SIZE / sizeof(u64);
+	struct gmem_vm *src = &self->src;
+	u64 *mem = gmem_mmap(src->fd, GMEM_SIZE);
+	void *other;
+	int i;
+
+	for (i = 0; i < PEEK_NR; i++)
+		WRITE_ONCE(mem[i * page], GMEM_PATTERN + i);
+
+	other = kvm_mmap(GMEM_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
+	memset(other, 0x55, GMEM_SIZE);
+	gmem_unbind(src, GMEM_SLOT);
+	ASSERT_EQ(__gmem_bind_hva(src, GMEM_SLOT, GMEM_GPA, GMEM_SIZE, src->fd, 0, other), 0);
+	peek_set(src, GMEM_GPA);
+	peek_set_accessed(src, GMEM_GPA, variant->tdp);
+
+	run_l2(src, 0);
+	sync_global_from_guest(src->vm, peek_seen);
+	for (i = 0; i < PEEK_NR; i++)
+		EXPECT_EQ(peek_seen[i], GMEM_PATTERN + i);
+
+	kvm_munmap(other, GMEM_SIZE);
+	kvm_munmap(mem, GMEM_SIZE);
+}
+
+/* Of the pages that L2 reads the first is the VM's own, the others are next to it. */
+#define PEEK_GVA	(GMEM_GPA + L2_SIZE)
+
+static void peek_map(struct gmem_vm *g, u64 gva, u64 gpa, bool tdp)
+{
+	u64 *pte;
+
+	if (tdp) {
+		tdp_map(g->vm, gva, gpa, GMEM_PAGE_SIZE);
+		return;
+	}
+	pte = vm_get_pte(g->vm, gva);
+	*pte = (*pte & ~PHYSICAL_PAGE_MASK) | gpa;
+}
+
+TEST_F(nested, l2_maps_nothing_before_the_vm_owns)
+{
+	const int page = GMEM_PAGE_SIZE / sizeof(u64);
+	struct gmem_vm *dst = &self->src, owner;
+	struct kvm_vcpu *vcpu = dst->vcpus[0];
+	struct kvm_regs regs;
+	u64 *mem, gpa;
+	int i, view;
+
+	gmem_src_create(&owner, 1);
+	view = gmem_link(dst, owner.fd);
+	mem = gmem_mmap(view, GMEM_SIZE);
+	gmem_unbind(dst, GMEM_SLOT);
+	ASSERT_EQ(__gmem_bind_hva(dst, GMEM_SLOT, GMEM_GPA, GMEM_SIZE, view, 0, mem), 0);
+
+	/* The VMM may look into the memory. */
+	for (i = 0; i < GMEM_NR_PAGES; i++)
+		WRITE_ONCE(mem[i * page], READ_ONCE(mem[i * page]));
+
+	gpa = addr_gva2gpa(dst->vm, (gva_t)peek_seen & ~(GMEM_PAGE_SIZE - 1ull));
+	peek_map(dst, PEEK_GVA, gpa, variant->tdp);
+	for (i = 1; i < PEEK_NR; i++)
+		peek_map(dst, PEEK_GVA + i * GMEM_PAGE_SIZE, GMEM_GPA + i * GMEM_PAGE_SIZE,
+			 variant->tdp);
+	peek_set(dst, PEEK_GVA);
+	peek_set_accessed(dst, PEEK_GVA, variant->tdp);
+
+	for (i = 1; i < PEEK_NR; i++) {
+		ASSERT_EQ(__vcpu_run(vcpu), -1);
+		ASSERT_EQ(errno, EPERM);
+		TEST_ASSERT_KVM_EXIT_REASON(vcpu, KVM_EXIT_MEMORY_FAULT);
+		EXPECT_EQ(vcpu->run->memory_fault.gpa, GMEM_GPA + i * GMEM_PAGE_SIZE);
+
+		vcpu_regs_get(vcpu, &regs);
+		regs.rip += PEEK_INSN_SIZE;
+		vcpu_regs_set(vcpu, &regs);
+	}
+	run_l2(dst, 0);
+	sync_global_from_guest(dst->vm, peek_seen);
+	for (i = 1; i < PEEK_NR; i++)
+		EXPECT_EQ(peek_seen[i], PEEK_UNSEEN);
+
+	kvm_munmap(mem, GMEM_SIZE);
+	kvm_close(view);
+	gmem_vm_free(&owner);
 }
 
 /* The VMCB of L2 is in the memory itself, and KVM writes it when L2 exits. */

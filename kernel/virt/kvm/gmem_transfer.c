@@ -70,6 +70,8 @@
 struct kvm_gmem_handover {
 	struct kvm *src;
 	struct kvm *dst;
+	/* How many inodes changed hands, and have not gone back since. */
+	int nr_inodes;
 	/* The VMs have exchanged their memory attributes. */
 	bool attributes_swapped;
 	/* Memory went back because the destination closed its view of it. */
@@ -106,6 +108,8 @@ struct kvm_gmem_transfer_ctx {
 	int nr_pairs;
 	int nr_matched;
 	int nr_inodes;
+	/* On the way back: how many inodes there are to go back. */
+	int nr_pending;
 
 	struct kvm_gmem_stage2 stage2;
 };
@@ -243,10 +247,12 @@ struct kvm *kvm_gmem_release_owner(struct inode *inode, struct kvm *kvm)
 	if (!h || h->dst != kvm || !h->src)
 		return NULL;
 
+	/* Not if the memory is the destination's own, and the source has linked it. */
 	f = kvm_gmem_view_of(inode, h->src);
-	if (!f)
+	if (!f || !f->past_owner)
 		return NULL;
 
+	h->nr_inodes--;
 	h->broken = true;
 	WRITE_ONCE(f->past_owner, false);
 	return h->src;
@@ -698,8 +704,9 @@ static int kvm_gmem_compare(struct kvm_gmem_transfer_ctx *ctx)
  * Is there a pending transfer that has a say in this one?  Returns 1 if it is
  * the one to take back, i.e. this is the reverse of it.
  */
-static int kvm_gmem_check_pending(struct kvm *dst, struct kvm *src)
+static int kvm_gmem_check_pending(struct kvm_gmem_transfer_ctx *ctx)
 {
+	struct kvm *dst = ctx->dst, *src = ctx->src;
 	struct kvm_gmem_handover *h;
 
 	if (dst->vm_dead)
@@ -708,8 +715,10 @@ static int kvm_gmem_check_pending(struct kvm *dst, struct kvm *src)
 	guard(spinlock)(&gmem_handover_lock);
 
 	h = dst->gmem_handover;
-	if (h && h->src == dst && h->dst == src)
+	if (h && h->src == dst && h->dst == src) {
+		ctx->nr_pending = h->nr_inodes;
 		return 1;
+	}
 
 	if (src->gmem_parked || src->vm_dead)
 		return -ESTALE;
@@ -718,6 +727,26 @@ static int kvm_gmem_check_pending(struct kvm *dst, struct kvm *src)
 		return -EBUSY;
 
 	return 0;
+}
+
+/*
+ * Does everything go back?  What the parked VM's slots match says nothing about
+ * slots that it has deleted, and nobody could ask for their memory any more.
+ */
+static bool kvm_gmem_all_go_back(struct kvm_gmem_transfer_ctx *ctx)
+{
+	struct gmem_file *f;
+	int i, nr = 0;
+
+	for (i = 0; i < ctx->nr_inodes; i++) {
+		struct inode *inode = ctx->inodes[i].inode;
+
+		filemap_invalidate_lock_shared(inode->i_mapping);
+		f = kvm_gmem_view_of(inode, ctx->dst);
+		nr += f && f->past_owner;
+		filemap_invalidate_unlock_shared(inode->i_mapping);
+	}
+	return nr >= ctx->nr_pending;
 }
 
 static int kvm_gmem_trylock_vcpus(struct kvm *kvm)
@@ -823,7 +852,7 @@ static int __kvm_gmem_transfer(struct kvm_gmem_transfer_ctx *ctx)
 	bool reverse;
 	int i, r;
 
-	r = kvm_gmem_check_pending(dst, src);
+	r = kvm_gmem_check_pending(ctx);
 	if (r < 0)
 		return r;
 	reverse = r;
@@ -846,6 +875,8 @@ static int __kvm_gmem_transfer(struct kvm_gmem_transfer_ctx *ctx)
 		return -ENXIO;
 	if (!ctx->nr_matched)
 		return -ENOENT;
+	if (reverse && !kvm_gmem_all_go_back(ctx))
+		return -ENXIO;
 	if (ctx->flags & KVM_GMEM_TRANSFER_DRY_RUN)
 		return 0;
 
@@ -855,6 +886,7 @@ static int __kvm_gmem_transfer(struct kvm_gmem_transfer_ctx *ctx)
 			return -ENOMEM;
 		h->src = src;
 		h->dst = dst;
+		h->nr_inodes = ctx->nr_inodes;
 		h->attributes_swapped = ctx->swap_attributes;
 	}
 

@@ -78,7 +78,8 @@ struct kvm_gmem_transfer_slot {
  * KVM_GMEM_TRANSFER, on the destination VM: makes it the owner of the memory of all matching memslots,
  * and hands it the source's finished stage-2 page tables. Returns 0. The source is parked: it cannot
  * run. Until the destination's first KVM_RUN, the same call on the source, with the destination as
- * source_fd, takes everything back. That KVM_RUN is the commit, after which the source is dead.
+ * source_fd, takes everything back: all of its memslots must match, and have all the memory that was
+ * handed over. That KVM_RUN is the commit, after which the source is dead.
  *
  * source_fd	in: file descriptor of the source VM; borrowed
  * flags	in: KVM_GMEM_TRANSFER_*
@@ -92,10 +93,11 @@ struct kvm_gmem_transfer_slot {
  *
  * EBADF source_fd is not open; ENODEV it is no VM; EINVAL unknown flag, reserved not 0, or the VM
  * itself; EBUSY a vCPU of either VM runs or is being created, or another transfer is pending; ESTALE
- * the source is parked or dead; ENXIO REQUIRE_ALL and a memslot does not match; ENOENT no memslot
- * matches; EAGAIN page tables stayed in use, try again; EFAULT, only before anything changed;
- * EDQUOT the limit of the destination's memory cgroup, if that is another one than the source's;
- * EOPNOTSUPP these two VMs cannot hand over memory. After any error both VMs are as before.
+ * the source is parked or dead; ENXIO REQUIRE_ALL and a memslot does not match, or memory would be left
+ * behind on the way back; ENOENT no memslot matches; EAGAIN page tables stayed in use, try again;
+ * EFAULT, only before anything changed; EDQUOT the limit of the destination's memory cgroup, if that is
+ * another one than the source's; EOPNOTSUPP these two VMs cannot hand over memory. After any error both
+ * VMs are as before.
  */
 struct kvm_gmem_transfer {
 	__s32 source_fd;

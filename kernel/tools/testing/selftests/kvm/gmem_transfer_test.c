@@ -514,6 +514,54 @@ TEST_F(transfer, reverse_wants_all_slots)
 	kvm_close(fd);
 }
 
+TEST_F(transfer, reverse_wants_all_memory)
+{
+	static const u32 flags[] = { 0, KVM_GMEM_TRANSFER_DRY_RUN };
+	struct gmem_vm *src = &self->src, *dst = &self->dst;
+	const u64 gpa = 2 * GMEM_GPA;
+	struct gmem_result res;
+	int i, fd, view;
+
+	fd = vm_create_guest_memfd(src->vm, GMEM_SIZE, GMEM_SHARED_FLAGS);
+	gmem_bind(src, GMEM_SLOT + 1, gpa, GMEM_SIZE, fd, 0);
+	gmem_map(src, gpa, GMEM_SIZE);
+	gmem_guest_write(src, gpa, GMEM_SIZE, ~GMEM_PATTERN);
+	view = gmem_link(dst, fd);
+	gmem_bind(dst, GMEM_SLOT + 1, gpa, GMEM_SIZE, view, 0);
+	EXPECT_EQ(gmem_transfer(dst, src, 0).args.nr_matched, 2);
+
+	/* What the source still has would match, but the other half would stay. */
+	gmem_unbind(src, GMEM_SLOT + 1);
+	for (i = 0; i < ARRAY_SIZE(flags); i++) {
+		res = gmem_assert_transfer_fails(src, dst->vm->fd, flags[i], ENXIO);
+		EXPECT_EQ(res.args.nr_slots, 1);
+		EXPECT_EQ(res.args.nr_matched, 1);
+		gmem_assert_run_fails(src, ESTALE);
+	}
+
+	gmem_bind(src, GMEM_SLOT + 1, gpa, GMEM_SIZE, fd, 0);
+	EXPECT_EQ(gmem_transfer(src, dst, 0).args.nr_matched, 2);
+	gmem_assert_owner(src);
+	gmem_guest_verify(src, gpa, GMEM_SIZE, ~GMEM_PATTERN);
+	kvm_close(view);
+	kvm_close(fd);
+}
+
+TEST_F(transfer, dsts_own_memory_does_not_go_to_src)
+{
+	struct gmem_vm *src = &self->src, *dst = &self->dst;
+	int fd = vm_create_guest_memfd(dst->vm, GMEM_SIZE, GMEM_SHARED_FLAGS);
+	int view = gmem_link(src, fd);
+
+	/* It may close that at any time, also if it has not run yet. */
+	gmem_transfer(dst, src, 0);
+	kvm_close(fd);
+	EXPECT_EQ(fallocate(view, FALLOC_FL_KEEP_SIZE, 0, GMEM_PAGE_SIZE), -1);
+	EXPECT_EQ(errno, EPERM);
+	gmem_assert_owner(dst);
+	kvm_close(view);
+}
+
 /* Layouts: what of which inode is where */
 
 struct layout_slot {

@@ -12,12 +12,6 @@ int __kvm_gmem_pre_run(struct kvm *kvm, bool commit);
 struct kvm *kvm_gmem_release_owner(struct inode *inode, struct kvm *kvm);
 void kvm_gmem_transfer_destroy_vm(struct kvm *kvm);
 
-static inline bool kvm_gmem_is_parked(struct kvm *kvm)
-{
-	/* Pairs with the smp_store_release() in kvm_gmem_unpark(). */
-	return smp_load_acquire(&kvm->gmem_parked);
-}
-
 /*
  * To be called with a mutex of one of @kvm's vCPUs held, before the vCPU may
  * fault in memory.  Returns -ESTALE if it must not.  @commit says whether the
@@ -38,11 +32,6 @@ static inline struct kvm *kvm_gmem_release_owner(struct inode *inode, struct kvm
 
 static inline void kvm_gmem_transfer_destroy_vm(struct kvm *kvm)
 {
-}
-
-static inline bool kvm_gmem_is_parked(struct kvm *kvm)
-{
-	return false;
 }
 
 static inline int kvm_gmem_pre_run(struct kvm *kvm, bool commit)

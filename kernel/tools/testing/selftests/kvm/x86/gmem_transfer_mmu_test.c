@@ -9,6 +9,7 @@
 #include <asm/pvclock-abi.h>
 #include <sched.h>
 
+#include "apic.h"
 #include "gmem_transfer_util.h"
 #include "processor.h"
 #include "smm.h"
@@ -1564,18 +1565,32 @@ static void l2_vmcb_guest_code(void)
 
 static void l1_vmcb_guest_code(struct svm_test_data *svm)
 {
+	/* Before it is written to, an APIC is in no map, and no INIT gets to it. */
+	x2apic_enable();
 	generic_svm_setup(svm, l2_vmcb_guest_code);
+	svm->vmcb->control.intercept |= BIT_ULL(INTERCEPT_INIT);
 	run_guest(svm->vmcb, svm->vmcb_gpa);
 	GUEST_ASSERT_EQ(svm->vmcb->control.exit_code, SVM_EXIT_VMMCALL);
 	GUEST_SYNC(1);
 }
 
-static void test_vmcb_in_the_memory(u32 flags)
+/* An INIT, which makes L2 exit when KVM gets to deal with it. */
+static void send_init(struct gmem_vm *g)
+{
+	struct kvm_msi msi = { .address_lo = APIC_DEFAULT_GPA, .data = APIC_DM_INIT };
+	int r = __vm_ioctl(g->vm, KVM_SIGNAL_MSI, &msi);
+
+	TEST_ASSERT(r == 1, KVM_IOCTL_ERROR(KVM_SIGNAL_MSI, r));
+}
+
+static void test_vmcb_in_the_memory(u32 flags, bool init)
 {
 	const u64 exit_code = VMCB_GPA + offsetof(struct vmcb, control.exit_code);
 	struct gmem_vm src = { .nr_vcpus = 1 }, dst;
+	struct kvm_mp_state mp_state;
 	struct svm_test_data *svm;
 	struct vmcb *vmcb, before;
+	u32 expected;
 	gva_t svm_gva;
 	void *mem;
 
@@ -1590,16 +1605,25 @@ static void test_vmcb_in_the_memory(u32 flags)
 
 	/* Forth and back in the middle of L2. */
 	run_l2(&src, 0);
+	if (init)
+		send_init(&src);
 	vmcb = mem + L2_SIZE;
 	memcpy(&before, vmcb, sizeof(before));
 	gmem_transfer(&dst, &src, 0);
+	vcpu_mp_state_get(src.vcpus[0], &mp_state);
 	TEST_ASSERT(!memcmp(&before, vmcb, sizeof(before)), "A parked VM's VMCB has changed");
 	gmem_transfer(&src, &dst, flags);
-	run_l2(&src, 1);
-	TEST_ASSERT_EQ(vmcb->control.exit_code, SVM_EXIT_VMMCALL);
+
+	/* What is pending comes with the next opportunity.  L1 is not to run then. */
+	expected = init ? SVM_EXIT_INIT : SVM_EXIT_VMMCALL;
+	if (init)
+		vcpu_mp_state_get(src.vcpus[0], &mp_state);
+	else
+		run_l2(&src, 1);
+	TEST_ASSERT_EQ(vmcb->control.exit_code, expected);
 
 	gmem_transfer(&dst, &src, flags);
-	TEST_ASSERT_EQ((u32)gmem_guest_read(&dst, exit_code), SVM_EXIT_VMMCALL);
+	TEST_ASSERT_EQ((u32)gmem_guest_read(&dst, exit_code), expected);
 
 	kvm_munmap(mem, GMEM_SIZE);
 	gmem_vm_free(&dst);
@@ -1611,8 +1635,17 @@ TEST(vmcb_in_the_memory_is_written_after_the_way_back)
 	if (!kvm_cpu_has(X86_FEATURE_SVM))
 		SKIP(return, "No nested SVM");
 
-	test_vmcb_in_the_memory(0);
-	test_vmcb_in_the_memory(KVM_GMEM_TRANSFER_UNMAP);
+	test_vmcb_in_the_memory(0, false);
+	test_vmcb_in_the_memory(KVM_GMEM_TRANSFER_UNMAP, false);
+}
+
+TEST(vmcb_in_the_memory_is_not_written_while_parked)
+{
+	if (!kvm_cpu_has(X86_FEATURE_SVM))
+		SKIP(return, "No nested SVM");
+
+	test_vmcb_in_the_memory(0, true);
+	test_vmcb_in_the_memory(KVM_GMEM_TRANSFER_UNMAP, true);
 }
 
 int main(int argc, char *argv[])

@@ -247,7 +247,13 @@ static long kvm_gmem_move_roots(struct kvm *dst, struct kvm *src,
 
 	write_lock_nested(&src->mmu_lock, SINGLE_DEPTH_NESTING);
 	nr_leafs = kvm_tdp_mmu_nr_leafs(src);
-	nr = kvm_tdp_mmu_move_roots(dst, src, &stage2->spare);
+	/*
+	 * Noncoherent DMA and write-tracking are turned on under none of the locks
+	 * that were held so far, and act on page tables under mmu_lock after that.
+	 */
+	nr = kvm_arch_gmem_transfer_check(dst, src);
+	if (!nr)
+		nr = kvm_tdp_mmu_move_roots(dst, src, &stage2->spare);
 	write_unlock(&src->mmu_lock);
 
 	if (nr >= 0) {

@@ -101,7 +101,6 @@ struct kvm_gmem_transfer_ctx {
 	struct kvm *src;
 	u32 flags;
 	bool swap_attributes;
-	bool copied_attributes;
 
 	struct kvm_gmem_pair *pairs;
 	struct kvm_gmem_moving *inodes;
@@ -354,9 +353,36 @@ static int kvm_gmem_copy_attributes(struct kvm_gmem_transfer_ctx *ctx)
 			}
 			cond_resched();
 		}
-		ctx->copied_attributes = true;
 	}
 	return 0;
+}
+
+/* Tell the arch which of the destination's slots have new attributes. */
+static void kvm_gmem_attributes_moved(struct kvm_gmem_transfer_ctx *ctx)
+{
+	struct kvm_gmem_pair *pair;
+	struct kvm_memslots *slots;
+	int i;
+
+	for (i = 0; i < ctx->nr_pairs; i++) {
+		pair = &ctx->pairs[i];
+		if (pair->report.verdict != KVM_GMEM_SLOT_MATCH ||
+		    !(ctx->swap_attributes || pair->copy_attributes))
+			continue;
+
+		slots = __kvm_memslots(ctx->src, pair->slot->as_id);
+		kvm_arch_gmem_attributes_moved(ctx->dst, pair->slot,
+					       __gfn_to_memslot(slots, pair->slot->base_gfn));
+	}
+}
+
+static void kvm_gmem_attributes_came_back(struct kvm *kvm)
+{
+	struct kvm_memory_slot *slot;
+	int bkt;
+
+	kvm_for_each_memslot(slot, bkt, kvm_memslots(kvm))
+		kvm_arch_gmem_attributes_moved(kvm, slot, NULL);
 }
 
 /*
@@ -410,6 +436,14 @@ static int kvm_gmem_copy_attributes(struct kvm_gmem_transfer_ctx *ctx)
 	return 0;
 }
 
+static void kvm_gmem_attributes_moved(struct kvm_gmem_transfer_ctx *ctx)
+{
+}
+
+static void kvm_gmem_attributes_came_back(struct kvm *kvm)
+{
+}
+
 static void kvm_gmem_plan_attributes(struct kvm_gmem_transfer_ctx *ctx)
 {
 }
@@ -454,7 +488,7 @@ void kvm_gmem_transfer_destroy_vm(struct kvm *kvm)
 		mutex_lock(&src->slots_lock);
 		if (h->attributes_swapped) {
 			kvm_gmem_swap_attributes(kvm, src);
-			kvm_arch_gmem_attributes_moved(src);
+			kvm_gmem_attributes_came_back(src);
 		}
 		kvm_gmem_unpark(src);
 		mutex_unlock(&src->slots_lock);
@@ -924,8 +958,7 @@ static int __kvm_gmem_transfer(struct kvm_gmem_transfer_ctx *ctx)
 	if (r)
 		goto out_attributes;
 
-	if (ctx->swap_attributes || ctx->copied_attributes)
-		kvm_arch_gmem_attributes_moved(dst);
+	kvm_gmem_attributes_moved(ctx);
 
 	if (reverse) {
 		kvm_gmem_end_pending(dst, src);

@@ -306,18 +306,16 @@ void kvm_arch_gmem_transfer_finish(struct kvm_gmem_stage2 *stage2)
 		kmem_cache_free(mmu_page_header_cache, sp);
 }
 
-void kvm_arch_gmem_attributes_moved(struct kvm *kvm)
+void kvm_arch_gmem_attributes_moved(struct kvm *kvm, struct kvm_memory_slot *slot,
+				    struct kvm_memory_slot *from)
 {
 #ifdef CONFIG_KVM_GENERIC_MEMORY_ATTRIBUTES
-	struct kvm_memory_slot *slot;
-	int i, bkt;
-
 	lockdep_assert_held(&kvm->slots_lock);
 
 	/* Which hugepages are possible depends on the attributes. */
-	for (i = 0; i < kvm_arch_nr_memslot_as_ids(kvm); i++) {
-		kvm_for_each_memslot(slot, bkt, __kvm_memslots(kvm, i))
-			kvm_mmu_init_memslot_memory_attributes(kvm, slot);
-	}
+	if (from)
+		kvm_mmu_copy_memslot_memory_attributes(kvm, slot, from);
+	else
+		kvm_mmu_init_memslot_memory_attributes(kvm, slot);
 #endif
 }

@@ -576,6 +576,35 @@ TEST_F(private, attributes_come_back)
 	gmem_assert_faults(dst, GMEM_GPA, PRIVATE_SIZE, GMEM_PATTERN, 0);
 }
 
+/* The first page is shared, and KVM would like to map it by a hugepage. */
+static void check_mixed(struct gmem_vm *g)
+{
+	TEST_ASSERT_EQ(gmem_guest_read(g, GMEM_GPA), 0x1111111111111111ull);
+	gmem_guest_verify(g, GMEM_GPA + GMEM_PAGE_SIZE, PRIVATE_SIZE - GMEM_PAGE_SIZE,
+			  GMEM_PATTERN + 1);
+}
+
+TEST_F(private, shared_hugepages_do_not_cover_private_memory)
+{
+	struct gmem_vm *src = &self->src, *dst = &self->dst;
+	int i;
+
+	for (i = 0; i < 2; i++) {
+		madvise(self->mem[i], GMEM_SIZE, MADV_HUGEPAGE);
+		memset(self->mem[i], 0x11, GMEM_SIZE);
+	}
+	vm_mem_set_shared(src->vm, GMEM_GPA, GMEM_PAGE_SIZE);
+
+	gmem_transfer(dst, src, KVM_GMEM_TRANSFER_NO_STAGE2);
+	gmem_transfer(src, dst, KVM_GMEM_TRANSFER_NO_STAGE2);
+	check_mixed(src);
+
+	gmem_transfer(dst, src, KVM_GMEM_TRANSFER_NO_STAGE2);
+	check_mixed(dst);
+	gmem_guest_read(dst, GMEM_GPA + PRIVATE_SIZE);
+	ksft_print_msg("%lu hugepages\n", (unsigned long)vm_get_stat(dst->vm, pages_2m));
+}
+
 TEST_F(private, same_attributes_match)
 {
 	struct gmem_result res;

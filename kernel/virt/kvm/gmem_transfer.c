@@ -72,10 +72,11 @@ struct kvm_gmem_handover {
 	struct kvm *dst;
 	/* How many inodes changed hands, and have not gone back since. */
 	int nr_inodes;
-	/* The VMs have exchanged their memory attributes. */
-	bool attributes_swapped;
 	/* Memory went back because the destination closed its view of it. */
 	bool broken;
+	/* If the VMs have exchanged their memory attributes: what of, sorted. */
+	int nr_spans;
+	struct kvm_gmem_span spans[] __counted_by(nr_spans);
 };
 
 static DEFINE_SPINLOCK(gmem_handover_lock);
@@ -212,7 +213,7 @@ int __kvm_gmem_pre_run(struct kvm *kvm, bool commit)
 		kvm_vm_dead(h->src);
 	}
 	kvm->gmem_handover = NULL;
-	kfree(h);
+	kvfree_atomic(h);
 	return 0;
 }
 
@@ -307,11 +308,23 @@ static void kvm_gmem_swap_attributes(struct kvm *a, struct kvm *b)
 	swap(a->mem_attr_array, b->mem_attr_array);
 }
 
+static void kvm_gmem_erase_attributes(struct kvm *kvm, gfn_t start, gfn_t end)
+{
+	unsigned long index;
+	void *entry;
+
+	if (start >= end)
+		return;
+
+	xa_for_each_range(kvm->mem_attr_array, index, entry, start, end - 1) {
+		xa_erase(kvm->mem_attr_array, index);
+		cond_resched();
+	}
+}
+
 static void kvm_gmem_uncopy_attributes(struct kvm_gmem_transfer_ctx *ctx)
 {
 	struct kvm_memory_slot *slot;
-	unsigned long index;
-	void *entry;
 	int i;
 
 	for (i = 0; i < ctx->nr_pairs; i++) {
@@ -319,11 +332,8 @@ static void kvm_gmem_uncopy_attributes(struct kvm_gmem_transfer_ctx *ctx)
 			continue;
 
 		slot = ctx->pairs[i].slot;
-		xa_for_each_range(ctx->dst->mem_attr_array, index, entry, slot->base_gfn,
-				  slot->base_gfn + slot->npages - 1) {
-			xa_erase(ctx->dst->mem_attr_array, index);
-			cond_resched();
-		}
+		kvm_gmem_erase_attributes(ctx->dst, slot->base_gfn,
+					  slot->base_gfn + slot->npages);
 	}
 }
 
@@ -376,13 +386,24 @@ static void kvm_gmem_attributes_moved(struct kvm_gmem_transfer_ctx *ctx)
 	}
 }
 
-static void kvm_gmem_attributes_came_back(struct kvm *kvm)
+/*
+ * The source has got back all attributes of a VM that went away.  By now that may
+ * have some of its own, for other memory, which are nothing to the source.
+ */
+static void kvm_gmem_attributes_came_back(struct kvm_gmem_handover *h, struct kvm *src)
 {
 	struct kvm_memory_slot *slot;
-	int bkt;
+	gfn_t gfn = 0;
+	int i, bkt;
 
-	kvm_for_each_memslot(slot, bkt, kvm_memslots(kvm))
-		kvm_arch_gmem_attributes_moved(kvm, slot, NULL);
+	for (i = 0; i < h->nr_spans; i++) {
+		kvm_gmem_erase_attributes(src, gfn, h->spans[i].start);
+		gfn = h->spans[i].end;
+	}
+	kvm_gmem_erase_attributes(src, gfn, ~0ull);
+
+	kvm_for_each_memslot(slot, bkt, kvm_memslots(src))
+		kvm_arch_gmem_attributes_moved(src, slot, NULL);
 }
 
 /*
@@ -440,7 +461,7 @@ static void kvm_gmem_attributes_moved(struct kvm_gmem_transfer_ctx *ctx)
 {
 }
 
-static void kvm_gmem_attributes_came_back(struct kvm *kvm)
+static void kvm_gmem_attributes_came_back(struct kvm_gmem_handover *h, struct kvm *src)
 {
 }
 
@@ -486,15 +507,15 @@ void kvm_gmem_transfer_destroy_vm(struct kvm *kvm)
 
 	if (src) {
 		mutex_lock(&src->slots_lock);
-		if (h->attributes_swapped) {
+		if (h->nr_spans) {
 			kvm_gmem_swap_attributes(kvm, src);
-			kvm_gmem_attributes_came_back(src);
+			kvm_gmem_attributes_came_back(h, src);
 		}
 		kvm_gmem_unpark(src);
 		mutex_unlock(&src->slots_lock);
 		kvm_put_kvm(src);
 	}
-	kfree(h);
+	kvfree(h);
 }
 
 /*
@@ -860,6 +881,23 @@ static void kvm_gmem_change_owner(struct kvm_gmem_transfer_ctx *ctx)
 		kvm_gmem_swap_attributes(ctx->dst, ctx->src);
 }
 
+static struct kvm_gmem_handover *kvm_gmem_alloc_handover(struct kvm_gmem_transfer_ctx *ctx)
+{
+	int nr = ctx->swap_attributes ? ctx->stage2.nr_spans : 0;
+	struct kvm_gmem_handover *h;
+
+	h = kvzalloc_flex(*h, spans, nr, GFP_KERNEL_ACCOUNT);
+	if (!h)
+		return NULL;
+
+	h->src = ctx->src;
+	h->dst = ctx->dst;
+	h->nr_inodes = ctx->nr_inodes;
+	h->nr_spans = nr;
+	memcpy(h->spans, ctx->stage2.spans, array_size(nr, sizeof(*h->spans)));
+	return h;
+}
+
 static void kvm_gmem_begin_pending(struct kvm_gmem_handover *h)
 {
 	guard(spinlock)(&gmem_handover_lock);
@@ -873,7 +911,7 @@ static void kvm_gmem_end_pending(struct kvm *src, struct kvm *dst)
 {
 	guard(spinlock)(&gmem_handover_lock);
 
-	kfree(src->gmem_handover);
+	kvfree_atomic(src->gmem_handover);
 	src->gmem_handover = NULL;
 	dst->gmem_handover = NULL;
 	kvm_gmem_unpark(src);
@@ -915,13 +953,9 @@ static int __kvm_gmem_transfer(struct kvm_gmem_transfer_ctx *ctx)
 		return 0;
 
 	if (!reverse) {
-		h = kzalloc_obj(*h, GFP_KERNEL_ACCOUNT);
+		h = kvm_gmem_alloc_handover(ctx);
 		if (!h)
 			return -ENOMEM;
-		h->src = src;
-		h->dst = dst;
-		h->nr_inodes = ctx->nr_inodes;
-		h->attributes_swapped = ctx->swap_attributes;
 	}
 
 	r = kvm_gmem_memcg_prepare(ctx);
@@ -970,7 +1004,7 @@ static int __kvm_gmem_transfer(struct kvm_gmem_transfer_ctx *ctx)
 	/* What runs asynchronously to vCPUs must let go of guest memory, too. */
 	gfn_to_pfn_cache_invalidate_all(src);
 out:
-	kfree(h);
+	kvfree(h);
 	return r;
 
 out_attributes:

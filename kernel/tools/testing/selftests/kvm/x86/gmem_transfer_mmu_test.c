@@ -717,6 +717,23 @@ TEST_F(private, attributes_of_dsts_own_memory_stay)
 	EXPECT_EQ(gmem_guest_read(dst, OWN_GPA), 0);
 }
 
+TEST_F(private, attributes_of_dsts_own_memory_go_with_it)
+{
+	struct gmem_vm *src = &self->src, *dst = &self->dst;
+	int fds[2];
+
+	/* There are none but the memory's own, until the destination sets some. */
+	own_slots(src, dst, fds);
+	vm_mem_set_shared(src->vm, OWN_GPA, GMEM_SIZE);
+	gmem_transfer(dst, src, 0);
+	vm_mem_set_private(dst->vm, OWN_GPA, GMEM_SIZE);
+
+	kvm_close(fds[1]);
+	gmem_vm_free(dst);
+	gmem_guest_verify(src, GMEM_GPA, GMEM_SIZE, GMEM_PATTERN);
+	EXPECT_EQ(gmem_guest_read(src, OWN_GPA), 42);
+}
+
 struct toggler {
 	struct gmem_vm *vms[2];
 	bool stop;

@@ -1169,7 +1169,9 @@ int kvm_gmem_transfer(struct kvm *dst, struct kvm_gmem_transfer __user *uargs)
 				ctx.stage2.tables, ctx.stage2.zapped,
 				ktime_get_ns() - start, r);
 
-	kvm_gmem_report(&ctx, &args, uargs);
+	/* After any other error there is nothing to tell, or nothing that would hold. */
+	if (!r || r == -ENXIO || r == -ENOENT)
+		kvm_gmem_report(&ctx, &args, uargs);
 	kvm_gmem_finish(&ctx, moved);
 	return r;
 }

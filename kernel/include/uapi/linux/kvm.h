@@ -97,7 +97,7 @@ struct kvm_gmem_transfer_slot {
  * behind on the way back; ENOENT no memslot matches; EAGAIN page tables stayed in use, try again;
  * EFAULT, only before anything changed; EDQUOT the limit of the destination's memory cgroup, if that is
  * another one than the source's; EOPNOTSUPP these two VMs cannot hand over memory. After any error both
- * VMs are as before.
+ * VMs are as before. Nothing is written but after success, ENXIO and ENOENT.
  */
 struct kvm_gmem_transfer {
 	__s32 source_fd;

@@ -841,6 +841,30 @@ static void stop_running(struct runner *runner)
 	WRITE_ONCE(run->immediate_exit, 0);
 }
 
+/* There is no verdict to write, so nothing is written. */
+static void assert_fails_silently(struct gmem_vm *dst, struct gmem_vm *src, int err)
+{
+	struct kvm_gmem_transfer_slot slots[2], slots_before[2];
+	struct kvm_gmem_transfer args, args_before;
+
+	memset(slots, 0xab, sizeof(slots));
+	memcpy(slots_before, slots, sizeof(slots));
+	args = (struct kvm_gmem_transfer) {
+		.source_fd = src->vm->fd,
+		.nr_slots = 2,
+		.nr_matched = 0xabababab,
+		.slots = (uintptr_t)slots,
+		.tables = 0xabababab,
+		.zapped = 0xabababab,
+	};
+	args_before = args;
+
+	TEST_ASSERT_EQ(__vm_ioctl(dst->vm, KVM_GMEM_TRANSFER, &args), -1);
+	TEST_ASSERT_EQ(errno, err);
+	TEST_ASSERT(!memcmp(&args, &args_before, sizeof(args)), "The arguments have changed");
+	TEST_ASSERT(!memcmp(slots, slots_before, sizeof(slots)), "The slots have changed");
+}
+
 TEST_F(error, ebusy_while_a_vcpu_of_src_runs)
 {
 	struct gmem_result res;
@@ -848,6 +872,7 @@ TEST_F(error, ebusy_while_a_vcpu_of_src_runs)
 
 	start_running(&runner, &self->src);
 	gmem_assert_transfer_fails(&self->dst, self->src.vm->fd, 0, EBUSY);
+	assert_fails_silently(&self->dst, &self->src, EBUSY);
 	res = gmem_transfer(&self->dst, &self->src, KVM_GMEM_TRANSFER_DRY_RUN);
 	EXPECT_EQ(res.args.nr_matched, 1);
 	stop_running(&runner);
@@ -920,6 +945,7 @@ TEST_F(error, estale_if_src_is_parked)
 
 	/* Also for the one which it has been handed over to. */
 	gmem_assert_transfer_fails(&self->dst, self->src.vm->fd, 0, ESTALE);
+	assert_fails_silently(&self->dst, &self->src, ESTALE);
 	gmem_assert_owner(&self->dst);
 	gmem_vm_free(&third);
 }

@@ -932,12 +932,20 @@ static int __kvm_gmem_transfer(struct kvm_gmem_transfer_ctx *ctx)
 	if (reverse)
 		ctx->flags |= KVM_GMEM_TRANSFER_REQUIRE_ALL;
 
-	if (dst->dirty_ring_size || src->dirty_ring_size)
+	if (!kvm_arch_gmem_transfer_supported(dst) ||
+	    !kvm_arch_gmem_transfer_supported(src))
 		return -EOPNOTSUPP;
 
-	r = kvm_arch_gmem_transfer_check(dst, src);
-	if (r)
-		return r;
+	/*
+	 * What differs only now is no reason to keep the memory from the VM that it
+	 * was handed over by.  It can do without the page tables.
+	 */
+	if (dst->dirty_ring_size || src->dirty_ring_size ||
+	    kvm_arch_gmem_transfer_check(dst, src)) {
+		if (!reverse)
+			return -EOPNOTSUPP;
+		ctx->stage2.drop = true;
+	}
 
 	r = kvm_gmem_compare(ctx);
 	if (r)

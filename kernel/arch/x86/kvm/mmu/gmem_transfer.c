@@ -71,9 +71,7 @@ bool kvm_arch_gmem_transfer_supported(struct kvm *kvm)
 
 int kvm_arch_gmem_transfer_check(struct kvm *dst, struct kvm *src)
 {
-	if (!kvm_arch_gmem_transfer_supported(dst) ||
-	    !kvm_arch_gmem_transfer_supported(src) ||
-	    dst->arch.vm_type != src->arch.vm_type)
+	if (dst->arch.vm_type != src->arch.vm_type)
 		return -EOPNOTSUPP;
 
 #ifdef CONFIG_KVM_EXTERNAL_WRITE_TRACKING
@@ -273,12 +271,8 @@ int kvm_arch_gmem_transfer_commit(struct kvm *dst, struct kvm *src,
 	/* vCPUs use the first root that has the right role. */
 	kvm_gmem_drop_roots(dst);
 
-	if (stage2->drop || !kvm_gmem_skip_mmio_generations(dst, src)) {
-		kvm_gmem_drop_roots(src);
-		stage2->zapped = stage2->nr_leafs;
-		obj_cgroup_pool_cancel_move(src->arch.tdp_mmu_charges);
-		return 0;
-	}
+	if (stage2->drop || !kvm_gmem_skip_mmio_generations(dst, src))
+		goto drop;
 
 	for (tries = 0; tries < KVM_GMEM_MOVE_TRIES; tries++) {
 		r = kvm_gmem_move_roots(dst, src, stage2);
@@ -287,11 +281,19 @@ int kvm_arch_gmem_transfer_commit(struct kvm *dst, struct kvm *src,
 
 		usleep_range(KVM_GMEM_MOVE_DELAY_US, 5 * KVM_GMEM_MOVE_DELAY_US);
 	}
+	if (r == -EOPNOTSUPP && stage2->reverse)
+		goto drop;
 	if (r < 0) {
 		obj_cgroup_pool_cancel_move(src->arch.tdp_mmu_charges);
 		return r;
 	}
 	kvm_gmem_move_charges(dst, src);
+	return 0;
+
+drop:
+	kvm_gmem_drop_roots(src);
+	stage2->zapped = stage2->nr_leafs;
+	obj_cgroup_pool_cancel_move(src->arch.tdp_mmu_charges);
 	return 0;
 }
 

@@ -285,6 +285,26 @@ TEST_F(mmu, eopnotsupp_if_quirks_of_page_tables_differ)
 	gmem_assert_owner(dst);
 }
 
+TEST_F(mmu, quirks_of_page_tables_may_differ_on_the_way_back)
+{
+	struct gmem_vm *src = &self->src, *dst = &self->dst;
+	struct gmem_result res;
+
+	if (!(kvm_check_cap(KVM_CAP_DISABLE_QUIRKS2) & KVM_X86_QUIRK_CD_NW_CLEARED))
+		SKIP(return, "KVM_X86_QUIRK_CD_NW_CLEARED cannot be disabled");
+
+	/* The memory comes back, and the page tables, of no use, don't. */
+	dst_bind(dst, src);
+	gmem_transfer(dst, src, 0);
+	vm_enable_cap(dst->vm, KVM_CAP_DISABLE_QUIRKS2, KVM_X86_QUIRK_CD_NW_CLEARED);
+	res = gmem_transfer(src, dst, 0);
+	EXPECT_EQ(res.args.nr_matched, 1);
+	EXPECT_EQ(res.args.tables, 0);
+	gmem_assert_faults(src, GMEM_GPA, GMEM_SIZE, GMEM_PATTERN, GMEM_NR_PAGES);
+	gmem_assert_owner(src);
+	assert_refused(dst, src);
+}
+
 TEST_F(mmu, quirks_of_anything_else_may_differ)
 {
 	struct gmem_vm *src = &self->src, *dst = &self->dst;
@@ -343,6 +363,24 @@ TEST_F(mmu, eopnotsupp_if_src_has_a_dirty_ring)
 	dst_bind(&self->dst, &ring);
 	assert_refused(&self->dst, &ring);
 	gmem_assert_not_owner(&self->dst);
+	gmem_vm_free(&ring);
+}
+
+TEST_F(mmu, dst_may_have_a_dirty_ring_on_the_way_back)
+{
+	struct gmem_vm ring = { .vm = vm_create_barebones() };
+	struct gmem_vm *src = &self->src;
+
+	if (!vm_check_cap(ring.vm, KVM_CAP_DIRTY_LOG_RING) &&
+	    !vm_check_cap(ring.vm, KVM_CAP_DIRTY_LOG_RING_ACQ_REL))
+		SKIP(return, "No dirty ring");
+
+	ring.fd = gmem_link(&ring, src->fd);
+	gmem_bind(&ring, GMEM_SLOT, GMEM_GPA, GMEM_SIZE, ring.fd, 0);
+	gmem_transfer(&ring, src, 0);
+	vm_enable_dirty_ring(ring.vm, SZ_64K);
+	EXPECT_EQ(gmem_transfer(src, &ring, 0).args.tables, 0);
+	gmem_assert_owner(src);
 	gmem_vm_free(&ring);
 }
 

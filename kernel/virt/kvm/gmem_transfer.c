@@ -133,6 +133,9 @@ int kvm_gmem_link(struct kvm *kvm, struct kvm_gmem_link *args)
 	if (args->flags || memchr_inv(args->reserved, 0, sizeof(args->reserved)))
 		return -EINVAL;
 
+	if (!kvm_arch_gmem_transfer_supported(kvm))
+		return -EOPNOTSUPP;
+
 	CLASS(fd, gmem)(args->gmem_fd);
 	if (fd_empty(gmem))
 		return -EBADF;
@@ -158,6 +161,10 @@ int kvm_gmem_link(struct kvm *kvm, struct kvm_gmem_link *args)
 	owner = GMEM_I(inode)->owner;
 	r = -ESTALE;
 	if (!owner || owner->vm_dead)
+		goto err;
+
+	r = -EOPNOTSUPP;
+	if (!kvm_arch_gmem_transfer_supported(owner))
 		goto err;
 
 	r = -EXDEV;

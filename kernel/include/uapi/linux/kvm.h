@@ -31,8 +31,9 @@
  * The new descriptor belongs to the caller, and keeps this VM and the memory alive.
  *
  * EBADF gmem_fd is not open; ENODEV it is no guest_memfd; EEXIST this VM has a view of the memory
- * already; EINVAL unknown flag or reserved not 0; ESTALE the memory's owner is dead; EXDEV this VM does
- * not support the flags which the memory was created with.
+ * already; EINVAL unknown flag or reserved not 0; ESTALE the memory's owner is dead; EOPNOTSUPP this VM
+ * or the owner cannot hand over memory; EXDEV this VM does not support the flags which the memory was
+ * created with.
  */
 struct kvm_gmem_link {
 	__s32 gmem_fd;

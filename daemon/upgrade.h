@@ -55,8 +55,8 @@ bool upgrade_is_decided(const struct upgrade *u);
 void upgrade_decide(struct upgrade *u);
 /* Everything has been said and done. Frees @u, and may begin another one. */
 void upgrade_end(struct upgrade *u);
-/* What the worker has said of the target's vCPUs; NULL: nothing. */
-const FinishRequest *upgrade_target_vcpus(const struct upgrade *u);
+/* What the worker has said of the target's vCPUs and terminals; NULL: nothing. */
+const FinishRequest *upgrade_target_finish(const struct upgrade *u);
 /* The manager is to start the VM with the target's binary from now on. */
 bool upgrade_sets_emulator(const struct upgrade *u);
 uint64_t upgrade_id(const struct upgrade *u);

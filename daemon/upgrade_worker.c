@@ -211,7 +211,7 @@ static int on_finish(struct upgrade *u, Envelope *env)
 	return worker_process_ack(u->worker, env->id);
 }
 
-const FinishRequest *upgrade_target_vcpus(const struct upgrade *u)
+const FinishRequest *upgrade_target_finish(const struct upgrade *u)
 {
 	return u->finish;
 }

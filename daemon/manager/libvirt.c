@@ -400,7 +400,7 @@ static int libvirt_finish(struct context *ctx, struct vm *vm)
 	int r = daemon_unit(&unit);
 
 	if (upgrade_target(vm->upgrade))
-		place_vcpus(upgrade_target(vm->upgrade)->pid, upgrade_target_vcpus(vm->upgrade));
+		place_vcpus(upgrade_target(vm->upgrade)->pid, upgrade_target_finish(vm->upgrade));
 	/* Nobody is there who could see the source end, and who starts now asks first. */
 	if (ctx->libvirt->n_starting || (r >= 0 && !unit))
 		return 0;
@@ -431,6 +431,8 @@ static int write_status(struct vm *vm, pid_t target, const FinishRequest *reques
 	if (r >= 0)
 		r = libvirt_status_move(s, target, vcpus, request->n_vcpus, emulator, request->runs,
 					err);
+	for (size_t i = 0; r >= 0 && i < request->n_ptys; i++)
+		r = libvirt_status_set_pty(s, request->ptys[i]->chardev, request->ptys[i]->path);
 	if (r >= 0)
 		r = libvirt_files_write(s, err);
 	if (r >= 0 && emulator)
@@ -440,7 +442,7 @@ static int write_status(struct vm *vm, pid_t target, const FinishRequest *reques
 
 static void libvirt_tell(struct context *ctx, struct vm *vm, const Report *report)
 {
-	const FinishRequest *request = vm->upgrade ? upgrade_target_vcpus(vm->upgrade) : NULL;
+	const FinishRequest *request = vm->upgrade ? upgrade_target_finish(vm->upgrade) : NULL;
 	_cleanup_error_ struct error err = ERROR_INIT;
 
 	if (report->outcome != OUTCOME(COMMITTED) || !report->target || !request)

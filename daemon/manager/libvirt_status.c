@@ -8,8 +8,8 @@
  * The format has no version and belongs to libvirt. What is known of it is the
  * elements of libvirt 9 to 12, as these write them; one that is not among them may
  * mean something that is tied to the process, and blocks the upgrade. Only these
- * things are ever changed: the pid, the threads, the emulator's path, and back to
- * "running" what libvirt saw stop for the upgrade.
+ * things are ever changed: the pid, the threads, the terminals, the emulator's path,
+ * and back to "running" what libvirt saw stop for the upgrade.
  *
  * Pure: no files, no processes. The file is libvirt's and only root can write it; it
  * is read as if a stranger had.
@@ -408,6 +408,32 @@ int libvirt_status_move(struct libvirt_status *s, pid_t pid, const struct libvir
 		s->reason = reason;
 	}
 	s->pid = pid;
+	return 0;
+}
+
+int libvirt_status_set_pty(struct libvirt_status *s, const char *chardev, const char *path)
+{
+	xmlNode *devices = child(child(xmlDocGetRootElement(s->doc), "domain"), "devices");
+
+	/* The target's word: libvirt opens what stands there. */
+	if (strncmp(chardev, "char", 4) != 0 || strncmp(path, "/dev/pts/", 9) != 0 ||
+	    !path[9] || strspn(path + 9, "0123456789") != strlen(path + 9))
+		return 0;
+	/* The first serial port is listed again, as the console. */
+	for (xmlNode *n = devices ? devices->children : NULL; n; n = n->next) {
+		_cleanup_xml_ xmlChar *type = xmlGetNoNsProp(n, BAD_CAST "type");
+		_cleanup_free_ char *alias = NULL;
+		xmlNode *source = child(n, "source");
+
+		if (attribute(child(n, "alias"), "name", &alias) < 0)
+			return -ENOMEM;
+		if (!is((const char *)type, "pty") || !is(alias, chardev + 4) || !source)
+			continue;
+		if (!xmlSetProp(source, BAD_CAST "path", BAD_CAST path) ||
+		    (xmlHasProp(n, BAD_CAST "tty") &&
+		     !xmlSetProp(n, BAD_CAST "tty", BAD_CAST path)))
+			return -ENOMEM;
+	}
 	return 0;
 }
 

@@ -49,6 +49,13 @@ int libvirt_status_check(const struct libvirt_status *s, struct findings *findin
 int libvirt_status_move(struct libvirt_status *s, pid_t pid, const struct libvirt_vcpu *vcpus,
 			size_t n_vcpus, const char *emulator, bool runs, struct error *err);
 
+/*
+ * The terminal of @chardev ("charserial0", where libvirt's alias is serial0) is @path.
+ * One that libvirt knows nothing of is left alone, and what is no terminal is not
+ * written. 0 or -ENOMEM.
+ */
+int libvirt_status_set_pty(struct libvirt_status *s, const char *chardev, const char *path);
+
 /* As it is written to the file; *ret_text is the caller's. */
 int libvirt_status_format(const struct libvirt_status *s, char **ret_text, size_t *ret_len);
 

@@ -170,7 +170,7 @@ static enum change carry_pty(struct planner *p, struct opts *o, const char *subj
 {
 	_cleanup_free_ char *now = NULL;
 
-	plan_warn(p, "argv.chardev-pty", subject, "Open the new pty (query-chardev names it)",
+	plan_warn(p, "argv.chardev-pty", subject, "Open the new pty (virsh console does; query-chardev names it)",
 		  "The target has another pty; who reads the old one sees its end");
 	if (!opts_get(o, "path"))
 		return SAME;

@@ -190,22 +190,68 @@ static int read_vcpus(struct qmp *target, Upgraded__V1__FinishRequest__Vcpu **re
 	return v ? 0 : -ENOMEM;
 }
 
+/* Its terminals are others than the source's. */
+static int read_ptys(struct qmp *target, struct json_object **ret_answer,
+		     Upgraded__V1__FinishRequest__Pty **ret, size_t *ret_n, struct error *err)
+{
+	struct json_object *label, *name;
+	Upgraded__V1__FinishRequest__Pty *ptys;
+	size_t n;
+	int r;
+
+	r = qmp_execute(target, "query-chardev", NULL, ret_answer, err);
+	if (r < 0)
+		return r;
+	n = json_object_is_type(*ret_answer, json_type_array)
+		    ? json_object_array_length(*ret_answer)
+		    : 0;
+	*ret = ptys = calloc(n + 1, sizeof(*ptys));
+	for (size_t i = 0; ptys && i < n; i++) {
+		struct json_object *chardev = json_object_array_get_idx(*ret_answer, i);
+
+		if (!json_object_object_get_ex(chardev, "label", &label) ||
+		    !json_object_object_get_ex(chardev, "filename", &name) ||
+		    strncmp(json_object_get_string(name) ?: "", "pty:", 4) != 0)
+			continue;
+		upgraded__v1__finish_request__pty__init(&ptys[*ret_n]);
+		ptys[*ret_n].chardev = (char *)json_object_get_string(label);
+		ptys[(*ret_n)++].path = (char *)json_object_get_string(name) + 4;
+	}
+	if (ptys)
+		return 0;
+	json_object_put(*ret_answer);
+	return -ENOMEM;
+}
+
 int libvirt_part(struct upgrade *u, struct qmp *target, struct error *err)
 {
 	Upgraded__V1__FinishRequest request = UPGRADED__V1__FINISH_REQUEST__INIT;
 	_cleanup_free_ Upgraded__V1__FinishRequest__Vcpu *vcpus = NULL;
 	_cleanup_free_ Upgraded__V1__FinishRequest__Vcpu **list = NULL;
+	_cleanup_free_ Upgraded__V1__FinishRequest__Pty *ptys = NULL;
+	_cleanup_free_ Upgraded__V1__FinishRequest__Pty **pty_list = NULL;
+	struct json_object *chardevs = NULL;
 	int r;
 
 	r = read_vcpus(target, &vcpus, &request.n_vcpus, err);
+	if (r >= 0)
+		r = read_ptys(target, &chardevs, &ptys, &request.n_ptys, err);
 	if (r < 0)
 		return r;
 	list = calloc(request.n_vcpus + 1, sizeof(*list));
-	if (!list)
+	pty_list = calloc(request.n_ptys + 1, sizeof(*pty_list));
+	if (!list || !pty_list) {
+		json_object_put(chardevs);
 		return -ENOMEM;
+	}
 	for (size_t i = 0; i < request.n_vcpus; i++)
 		list[i] = &vcpus[i];
+	for (size_t i = 0; i < request.n_ptys; i++)
+		pty_list[i] = &ptys[i];
 	request.vcpus = list;
+	request.ptys = pty_list;
 	request.runs = !u->plan || !u->plan->paused;
-	return link_finish(&u->wait, &request, err);
+	r = link_finish(&u->wait, &request, err);
+	json_object_put(chardevs);
+	return r;
 }

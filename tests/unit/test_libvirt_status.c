@@ -99,6 +99,26 @@ static void emulator_stays_unless_asked(void **state)
 	assert_null(strstr(text, "<?xml"));
 }
 
+/* A serial port that is the console as well stands there twice. */
+static void terminals_are_the_targets(void **state)
+{
+	_cleanup_status_ struct libvirt_status *s = parsed("running");
+	_cleanup_free_ char *text = NULL;
+	size_t len;
+
+	assert_int_equal(libvirt_status_set_pty(s, "charserial1", "/dev/pts/7"), 0);
+	assert_int_equal(libvirt_status_set_pty(s, "serial0", "/dev/pts/8"), 0);
+	assert_int_equal(libvirt_status_set_pty(s, "charserial0", "/dev/pts/../sda"), 0);
+	assert_int_equal(libvirt_status_set_pty(s, "charserial0", "/dev/pts/"), 0);
+	assert_int_equal(libvirt_status_set_pty(s, "charserial0", "/dev/pts/9"), 0);
+	assert_int_equal(libvirt_status_format(s, &text, &len), 0);
+	assert_null(strstr(text, "/dev/pts/2"));
+	assert_null(strstr(text, "/dev/pts/7"));
+	assert_null(strstr(text, "/dev/pts/8"));
+	assert_null(strstr(text, "sda"));
+	assert_non_null(strstr(text, "<console type=\"pty\" tty=\"/dev/pts/9\">"));
+}
+
 /* libvirt saw it stop; that it runs again was said to nobody. */
 static void what_runs_is_running(void **state)
 {
@@ -234,6 +254,7 @@ int main(void)
 		cmocka_unit_test(what_is_in_it_is_found),
 		cmocka_unit_test(only_what_is_to_change_changes),
 		cmocka_unit_test(emulator_stays_unless_asked),
+		cmocka_unit_test(terminals_are_the_targets),
 		cmocka_unit_test(what_runs_is_running),
 		cmocka_unit_test(other_vcpus_are_refused),
 		cmocka_unit_test(what_is_in_the_way_is_named),

@@ -4,13 +4,15 @@
 import json
 import os
 import pathlib
+import re
 import shutil
 import struct
 import subprocess
+import tty
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
-from host import TOOLS, Guest
+from host import TOOLS, Guest, qemus, wait_until
 
 LOG = pathlib.Path("/var/log/libvirt/qemu")
 # Debian's virsh looks for libvirtd alone when it is not told whom to ask.
@@ -42,6 +44,10 @@ class Domain(Guest):
         for file in (self.kernel, self.initrd):
             shutil.copy(file, self.dir)
         self.dir.chmod(0o755)
+        (self.dir / "disk.qcow2").rename(self.dir / "base.qcow2")
+        subprocess.run([pathlib.Path(list(qemus().values())[-1]).with_name("qemu-img"), "create", "-q", "-f", "qcow2",
+                        "-b", self.dir / "base.qcow2", "-F", "qcow2", self.dir / "disk.qcow2"], check=True)
+        (self.dir / "cd.iso").write_bytes(bytes(1 << 20))
         for name in ("heartbeat", "report"):
             os.chmod(self.dir / name, 0o666)
         # The tap is libvirt's, on a bridge that has the address.
@@ -60,12 +66,14 @@ class Domain(Guest):
         d = self.dir
         # As JSON, as libvirt writes them: QEMU makes those after the others, and this one needs libvirt's bus.
         port = json.dumps({"driver": "virtserialport", "bus": "virtio-serial0.0", "nr": 9, "name": "org.upgraded.load", "chardev": "report"})
+        pins = "".join(f"<vcpupin vcpu='{i}' cpuset='0'/>" for i in range(self.smp))
         append = (f"console=ttyS0 quiet no-kvmclock-vsyscall load.mem={self.load_mem} load.disk=/dev/vda "
                   f"load.net={self.net}.2/24 load.peer={self.net}.1:7777 load.hb_us={self.heartbeat_us} {self.cmdline}")
         return f"""<domain type='kvm' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
   <name>{self.name}</name>
   <memory unit='MiB'>{self.memory}</memory>
   <vcpu>{self.smp}</vcpu>
+  <cputune>{pins}<emulatorpin cpuset='0'/></cputune>
   <memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>
   <os>
     <type arch='x86_64' machine='q35'>hvm</type>
@@ -80,10 +88,13 @@ class Domain(Guest):
     <disk type='file' device='disk'>
       <driver name='qemu' type='qcow2'/><source file='{d}/disk.qcow2'/><target dev='vda' bus='virtio'/>
     </disk>
+    <disk type='file' device='cdrom'>
+      <driver name='qemu' type='raw'/><source file='{d}/cd.iso'/><target dev='sda' bus='sata'/><readonly/>
+    </disk>
     <interface type='bridge'>
       <source bridge='{self.bridge}'/><target dev='{self.tap}'/><model type='virtio'/><driver name='vhost'/>
     </interface>
-    <serial type='file'><source path='{d}/console.log'/></serial>
+    <serial type='pty'><log file='{d}/console.log' append='on'/></serial>
     <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>
     {self.graphics}
     <rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>
@@ -127,6 +138,61 @@ class Domain(Guest):
         except OSError as e:
             words = [str(e)]
         return super().console(lines) + "\nits QEMU:\n" + "\n".join(words)
+
+    def echo(self, text):
+        """What is typed on virsh console is shown there: the guest's terminal echoes it."""
+        ours, theirs = os.openpty()
+        tty.setraw(theirs)  # or the echo would be this one's
+        os.set_blocking(ours, False)
+        console = subprocess.Popen(["virsh", "console", self.name, "--force"], stdin=theirs, stdout=theirs, stderr=theirs)
+        said = bytearray()
+        os.close(theirs)
+
+        def shows(words):
+            try:
+                said.extend(os.read(ours, 4096))
+            except OSError:  # nothing yet, or nobody any more
+                if console.poll() is not None:
+                    raise RuntimeError(f"virsh console {self.name} ended: {said.decode()}") from None
+            return words.encode() in said
+        try:
+            wait_until(lambda: shows("Escape character"), 20, said.decode)
+            os.write(ours, f"{text}\n".encode())
+            wait_until(lambda: shows(text), 20, lambda: f"an echo: {said.decode()}")
+        finally:
+            console.kill()  # it does not end by SIGTERM
+            console.wait(10)
+            os.close(ours)
+
+    def images(self):
+        """The file of each drive, and those behind it, as QEMU has them open."""
+        answer = json.loads(virsh("qemu-monitor-command", self.name, '{"execute":"query-block"}'))
+        found = {}
+        for drive in answer["return"]:
+            image, files = drive.get("inserted", {}).get("image"), []
+            while image:
+                files.append(image["filename"])
+                image = image.get("backing-image")
+            found[drive.get("qdev") or drive["device"]] = files
+        return found
+
+    def vcpus(self):
+        """{number: /proc/PID/task/TID} of their threads."""
+        found = {}
+        for task in pathlib.Path(f"/proc/{self.pid()}/task").iterdir():
+            if comm := re.fullmatch(r"CPU (\d+)/KVM", (task / "comm").read_text().strip()):
+                found[int(comm[1])] = task
+        return found
+
+    def pinning(self):
+        """{number: where the vCPU's thread may run, its cgroup's name and where those in that may run}. On a host with
+        one processor it is the last that differs from a thread without a pin, for which nobody has written it."""
+        found = {}
+        for number, task in self.vcpus().items():
+            cgroup = pathlib.Path("/sys/fs/cgroup" + (task / "cgroup").read_text().strip().removeprefix("0::"))
+            allowed = re.search(r"^Cpus_allowed_list:\s*(\S+)", (task / "status").read_text(), re.M)[1]
+            found[number] = (allowed, cgroup.name, (cgroup / "cpuset.cpus").read_text().strip())
+        return found
 
     def state(self):
         return virsh("domstate", self.name, "--reason")

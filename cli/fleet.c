@@ -27,13 +27,12 @@ struct run {
 	const struct cli *cli;
 	const struct fleet_options *options;
 	const struct upgrade_how *how;
+	Envelope *list; /* what the members point into */
 	struct member *member;
 	size_t n;
 	size_t next; /* the first that may wait still */
 	int signals;
 	char *stopped; /* why nobody else begins */
-	bool begun;
-	bool told_wait;
 };
 
 static size_t count(const struct run *r, int state)
@@ -133,7 +132,6 @@ static void hear(struct run *r, struct member *m)
 
 static void begin(struct run *r, struct member *m)
 {
-	r->begun = true;
 	m->state = MEMBER_RUNS;
 	m->start_by = upgrade_now_s() + UPGRADE_START_TIMEOUT_S;
 	if (!r->cli->json) {
@@ -163,31 +161,19 @@ static size_t allowed(struct run *r)
 	return r->n;
 }
 
-/* Milliseconds until there may be something to begin; NO_TIMEOUT: whoever runs must end first. */
-static int begin_more(struct run *r)
+static void begin_more(struct run *r)
 {
 	while (!r->stopped) {
-		time_t closed = window_opens_in(&r->options->window, time(NULL));
-
 		while (r->next < r->n && r->member[r->next].state != MEMBER_WAITS)
 			r->next++;
 		if (r->next >= allowed(r) || r->stopped ||
 		    count(r, MEMBER_RUNS) >= r->options->at_once)
-			return NO_TIMEOUT;
-		if (closed && r->begun) {
+			return;
+		if (window_opens_in(&r->options->window, time(NULL)))
 			stop(r, "the window has closed");
-			return NO_TIMEOUT;
-		}
-		if (closed) {
-			if (!r->told_wait)
-				fprintf(stderr, "The window is closed for %ld min; waiting.\n",
-					(long)(closed + 59) / 60);
-			r->told_wait = true;
-			return closed < 60 ? (int)closed * 1000 : 60000;
-		}
-		begin(r, &r->member[r->next]);
+		else
+			begin(r, &r->member[r->next]);
 	}
-	return NO_TIMEOUT;
 }
 
 /* ---- the loop ---- */
@@ -221,8 +207,9 @@ static int interrupted(struct run *r)
 }
 
 /* Waits, and deals with what has come. 0, or CLI_DETACHED. */
-static int wait_and_hear(struct run *r, struct pollfd *p, int timeout_ms)
+static int wait_and_hear(struct run *r, struct pollfd *p)
 {
+	int timeout_ms = NO_TIMEOUT;
 	size_t n = 1;
 
 	p[0] = (struct pollfd){ .fd = r->signals, .events = POLLIN };
@@ -230,8 +217,7 @@ static int wait_and_hear(struct run *r, struct pollfd *p, int timeout_ms)
 		if (r->member[i].state == MEMBER_RUNS) {
 			p[n++] =
 				(struct pollfd){ .fd = r->member[i].client.sock, .events = POLLIN };
-			if (!r->member[i].accepted &&
-			    (timeout_ms < 0 || timeout_ms > LOOK_AGAIN_MS))
+			if (!r->member[i].accepted)
 				timeout_ms = LOOK_AGAIN_MS;
 		}
 	if (poll(p, n, timeout_ms) < 0)
@@ -263,18 +249,13 @@ static int upgrade_all(struct run *r)
 		error_set(&err, -ENOMEM, "out of memory");
 		return fail(r->cli, NULL, &err);
 	}
-	r->signals = upgrade_signals(&err);
-	if (r->signals < 0)
-		return fail(r->cli, NULL, &err);
 	while (!code) {
-		int timeout_ms = begin_more(r);
-
-		if (!count(r, MEMBER_RUNS) && timeout_ms == NO_TIMEOUT)
-			break;
-		code = wait_and_hear(r, p, timeout_ms);
+		begin_more(r);
+		if (!count(r, MEMBER_RUNS))
+			return sum_up(r);
+		code = wait_and_hear(r, p);
 	}
-	closep(&r->signals);
-	return code ?: sum_up(r);
+	return code;
 }
 
 /* ---- --dry-run ---- */
@@ -315,27 +296,90 @@ static int check_all(struct run *r)
 	return sum_up(r);
 }
 
-int fleet_run(const struct cli *cli, const struct fleet_options *options,
-	      const struct upgrade_how *how)
+/* ---- which, and when ---- */
+
+static void forget(struct run *r)
+{
+	fleet_free(r->member, r->n);
+	r->member = NULL;
+	r->n = 0;
+	envelope_freep(&r->list);
+	r->list = NULL;
+}
+
+static int choose(struct run *r)
 {
 	Upgraded__V1__ListRequest list = UPGRADED__V1__LIST_REQUEST__INIT;
-	_cleanup_envelope_ Envelope *answer = NULL;
 	_cleanup_error_ struct error err = ERROR_INIT;
 	/* Of a VM the daemon has the name of the file, not of a link to it. */
-	_cleanup_free_ char *binary = how->vmm ? realpath(how->vmm, NULL) : NULL;
-	struct run r = { .cli = cli, .options = options, .how = how, .signals = -EBADF };
+	_cleanup_free_ char *binary = r->how->vmm ? realpath(r->how->vmm, NULL) : NULL;
 	Envelope request = ENVELOPE_INIT;
 	int code;
 
 	request.body_case = UPGRADED__V1__ENVELOPE__BODY_LIST;
 	request.list = &list;
-	code = ask(cli, &request, UPGRADED__V1__ENVELOPE__BODY_VM_LIST, ASK_TIMEOUT_MS, &answer);
+	code = ask(r->cli, &request, UPGRADED__V1__ENVELOPE__BODY_VM_LIST, ASK_TIMEOUT_MS,
+		   &r->list);
 	if (code != CLI_DONE)
 		return code;
-	if (fleet_choose(options, binary ?: how->vmm, answer->vm_list, &r.member, &r.n, &err) < 0)
-		return fail(cli, NULL, &err);
-	code = options->dry_run ? check_all(&r) : upgrade_all(&r);
-	fleet_free(r.member, r.n);
+	if (fleet_choose(r->options, binary ?: r->how->vmm, r->list->vm_list, &r->member, &r->n,
+			 &err) < 0)
+		return fail(r->cli, NULL, &err);
+	return CLI_DONE;
+}
+
+/* Whether it had to wait. */
+static bool wait_for_window(struct run *r)
+{
+	bool told = false;
+
+	while (!r->stopped) {
+		time_t closed = window_opens_in(&r->options->window, time(NULL));
+		struct pollfd p = { .fd = r->signals, .events = POLLIN };
+
+		if (!closed)
+			break;
+		if (!told)
+			fprintf(stderr, "The window is closed for %ld min; waiting.\n",
+				(long)(closed + 59) / 60);
+		told = true;
+		/* By small steps: the clock may be set. */
+		if (poll(&p, 1, closed < 60 ? (int)closed * 1000 : 60000) > 0 &&
+		    upgrade_signalled(r->signals))
+			stop(r, "interrupted");
+	}
+	return told;
+}
+
+static int upgrade_in_time(struct run *r)
+{
+	_cleanup_error_ struct error err = ERROR_INIT;
+
+	r->signals = upgrade_signals(&err);
+	if (r->signals < 0)
+		return fail(r->cli, NULL, &err);
+	/* A wrong name was an error before the wait; who is outdated may be another after it. */
+	if (count(r, MEMBER_WAITS) && wait_for_window(r)) {
+		int code;
+
+		forget(r);
+		code = choose(r);
+		if (code != CLI_DONE)
+			return code;
+	}
+	return upgrade_all(r);
+}
+
+int fleet_run(const struct cli *cli, const struct fleet_options *options,
+	      const struct upgrade_how *how)
+{
+	struct run r = { .cli = cli, .options = options, .how = how, .signals = -EBADF };
+	int code = choose(&r);
+
+	if (code == CLI_DONE)
+		code = options->dry_run ? check_all(&r) : upgrade_in_time(&r);
+	forget(&r);
+	closep(&r.signals);
 	free(r.stopped);
 	return code;
 }

@@ -13,7 +13,7 @@ import socket
 import statistics
 import struct
 
-from common import (LIGHT, NEW, Attempt, Case, alive, ctl, daemon_pid, fault, kept, processes, saw, started, status_of,
+from common import (LIGHT, NEW, OLD, Attempt, Case, alive, ctl, daemon_pid, fault, kept, processes, saw, started, status_of,
                     stop_shared, take_faults)
 from fds import sockets_of
 from host import Guest, default_machine, wait_until
@@ -239,15 +239,22 @@ class Tiers(Case):
 
     test_upgrades_and_rollbacks_in_turn.seconds = 300 + 150 * ROUNDS
 
-    def test_guest_with_memfd_ram_is_tier_memfd(self):
+    def crosses_as_memfd(self, old, new):
         stop_shared()  # the emulated host is slow enough for one guest
         with make("plain", gmem=False) as guest:
-            started(guest, QEMUS[0])
+            started(guest, old)
             source = self.begin(guest)
-            status, report = guest.upgrade(QEMUS[1])
+            status, report = guest.upgrade(new)
             self.committed(guest, status, report, source)
             self.assertEqual(report["tier"], "memfd")
-            self.healthy(guest, "memfd RAM in a patched QEMU")
+            self.assertIn("tier.memfd", [f["code"] for f in report["findings"]])
+            self.healthy(guest, f"memfd RAM, {report['source_version']} -> {report['target_version']}")
+
+    def test_guest_with_memfd_ram_is_tier_memfd(self):
+        self.crosses_as_memfd(*QEMUS)
+
+    def test_stock_qemus_are_tier_memfd_whatever_the_kernel_can(self):
+        self.crosses_as_memfd(OLD, NEW)
 
     def test_target_without_the_patches_takes_guest_memfds_for_memfds(self):
         """What it costs is said; the guest crosses nevertheless."""

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 import unittest
 
 import tiny
@@ -178,6 +179,18 @@ class Fleet(Of):
         self.assertEqual(process.returncode, NONE, said)
         self.assertIn("0 of 6 upgraded, 6 not begun", said)
         self.assertEqual(self.generations(), [0] * self.vms)
+
+    def test_who_is_outdated_is_asked_when_the_window_opens(self):
+        self.replace()
+        opens = time.time() + 30
+        process = self.begin("--all-outdated", "--window",
+                             "-".join(time.strftime("%H:%M", time.localtime(opens + later)) for later in (60, 7200)))
+        self.assertIn("The window is closed for", process.stdout.readline())
+        self.assertEqual(self.upgrade("vm3", "vm4")[:2], (DONE, {"vm3": "committed", "vm4": "committed"}))
+        said, _ = process.communicate(timeout=150)
+        self.assertEqual(process.returncode, DONE, said)
+        self.assertIn("4 of 4 upgraded", said)
+        self.assertEqual(self.generations(), [1] * self.vms)
 
     def test_a_daemon_that_goes_away_ends_it(self):
         self.replace()

@@ -25,6 +25,7 @@ from fds import connected_of  # noqa: E402
 from tiny import alive, fds_at_rest, fds_of, wait_until, within  # noqa: E402
 
 TIMEOUT_S, BLACKOUT_MS = 1, 1500
+SLOW_S = TIMEOUT_S / 2  # to a boundary; without a fault it is a tenth of it
 REBUILD_S = 5  # what a target from custody gets at least
 DEADLINES_S = 2 * TIMEOUT_S + BLACKOUT_MS / 1000
 SILENCE_S = 2 * TIMEOUT_S + 10  # worker_silence_us()
@@ -156,11 +157,12 @@ class Bench:
     # ---- one cell -----------------------------------------------------------------
 
     def tried(self, cell):
-        """As run(), on a guest at rest. An upgrade that a slow machine has undone before the boundary is tried again."""
+        """As run(), on a guest at rest. An upgrade that a slow machine has undone before the boundary is tried again, and
+        one that it has left too little of the phase's time."""
         for left in (2, 1, 0):
             try:
                 self.settle()
-                return self.run(cell)
+                return self.run(cell, patient=left == 0)
             except Unreached as e:
                 self.damaged()
                 if matrix.absent(cell):
@@ -259,6 +261,8 @@ class Bench:
                 os.kill(pid, signal.SIGKILL)
         elif cell.fault == "restart":
             self.host.daemon.terminate()
+            if not cell.boundary.startswith("daemon."):  # where it waits itself
+                self.host.daemon.wait(RECOVERY_S)
         elif cell.fault == "stop":
             for pid in pids:
                 os.kill(pid, signal.SIGSTOP)
@@ -303,14 +307,19 @@ class Bench:
     def left(self):
         return round(self.deadline - time.monotonic(), 2)
 
-    def run(self, cell):
+    def run(self, cell, patient):
         """The row of the cell, without its name."""
-        daemon = self.host.daemon.pid
+        daemon, begin = self.host.daemon.pid, time.monotonic()
         attempt, undo = self.begin(cell), lambda: None
         try:
             pids = self.reached(cell, attempt)
+            if not patient and not cell.at(matrix.UNDOING, matrix.REBUILDING) and time.monotonic() > begin + SLOW_S:
+                raise Unreached("it took too long to come by here")
             begin = time.monotonic()
-            undo = self.happen(cell, pids)
+            try:
+                undo = self.happen(cell, pids)
+            except ProcessLookupError:
+                raise Unreached("who was there has ended") from None
             released = False
             if self.lasts(cell):
                 time.sleep(self.lasts(cell))

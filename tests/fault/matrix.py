@@ -19,7 +19,8 @@ FAULTS = {
     "eio": ("daemon",),
     "enomem": ("source", "target", "worker", "daemon"),  # every allocation fails
     "emfile": ("source", "target", "worker", "daemon"),  # no descriptor can be had
-    "truncated": ("source", "target", "worker", "daemon"),  # only one more: the rest of an SCM_RIGHTS message is lost
+    # Only one more: the rest of an SCM_RIGHTS message is lost. The source is sent one at most.
+    "truncated": ("target", "worker", "daemon"),
     "reset": ("source", "target", "worker", "daemon"),  # all its connections break
     "restart": ("daemon",),  # as "systemctl restart" does it
 }
@@ -118,7 +119,9 @@ def verdict(cell, had_the_guest):
     the guest, or the last that knew what it was doing.
 
     Such a VMM takes the guest with it, as it would without an upgrade. Nobody else can cost a guest anything."""
-    if cell.at(UNDOING):
+    if from_custody(cell):
+        fine = {"committed"}
+    elif cell.at(UNDOING):
         fine = {"rolled_back"}
     elif cell.at(COMMITTED, RUNS_IN_TARGET, REBUILDING):
         fine = {"committed"}
@@ -155,9 +158,14 @@ def is_needed(cell):
     return cell.fault in ("restart", "enospc", "eio")
 
 
+def from_custody(cell):
+    """Does the source end when its state is whole in custody, and before it was told to go on?"""
+    return cell.fault == "kill" and cell.victim in ("source", "all") and cell.boundary == "worker.undo"
+
+
 def takes_the_guest_along(cell):
     """Is the VMM that is hit here the one that has the guest, and does it die of it?"""
-    if cell.fault != "kill":
+    if cell.fault != "kill" or from_custody(cell):
         return False
     return cell.victim in ("source", "all") and cell.at(BEFORE_WHOLE, AROUND_WHOLE, UNDOING) or \
         cell.victim in ("target", "all") and cell.at(RUNS_IN_TARGET)

@@ -28,8 +28,10 @@ tap()
 
 tap tests/qtest/gmem-test
 tap tests/qtest/qmp-cmd-test
+# A path stands for the tests right below it, not for those further down.
 if [ $# = 0 ]; then
-	set -- /x86_64/migration/mode /x86_64/migration/precopy/unix /x86_64/migration/bad_dest /x86_64/migration/cancel
+	set -- /x86_64/migration/mode /x86_64/migration/mode/transfer /x86_64/migration/mode/exec \
+		/x86_64/migration/precopy/unix /x86_64/migration/bad_dest /x86_64/migration/cancel/src/after
 fi
 for name; do
 	tap tests/qtest/migration-test -m slow --full -p "$name"

@@ -178,10 +178,19 @@ class Benchmarks(unittest.TestCase):
         guest = mock.Mock()
         guest.fresh_report.return_value = {"errors": 0}
         guest.window.return_value = {"longest_gap": {"ms": 1}, "ticks": {"lost": 0}}
-        with mock.patch.object(bench, "AFTER", 0):
-            for work, known in (({"ratio": 0.0, "complete": True}, 0.0), ({"ratio": 0.9, "complete": False}, None), (None, None)):
+        with mock.patch.multiple(bench, AFTER=0, LATE=0, work_rate=lambda guest: 200):
+            for work, known in (({"after_pages_per_s": 0.0, "complete": True}, 0.0),
+                                ({"after_pages_per_s": 180.0, "complete": True}, 0.9),
+                                ({"after_pages_per_s": 180.0, "complete": False}, None), (None, None)):
                 guest.gap_between.return_value = {"ms": 1, "work": work}
                 self.assertEqual(known, bench.measured(guest, "name", lambda: (0, 1))["work_ratio"])
+
+    def test_the_work_before_is_what_slices_of_several_reports_say(self):
+        guest = mock.Mock()
+        guest.fresh_report.side_effect = [{"slices": {"ms": 100, "first": 1, "pages": [5, 5]}},
+                                          {"slices": {"ms": 100, "first": 2, "pages": [5, 20]}}]
+        with mock.patch.object(bench.time, "monotonic", side_effect=[0, 1, 3]):
+            self.assertEqual(100, bench.work_rate(guest))
 
 
 if __name__ == "__main__":

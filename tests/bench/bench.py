@@ -34,6 +34,7 @@ sys.path[:0] = [str(pathlib.Path(__file__).resolve().parent), str(pathlib.Path(_
 from bare import BareVm
 from host import BOOT_SECONDS, Guest, UPGRADECTL, default_machine, qemus, tell, upgrade_command
 
+LATE = 20  # s, for the guest's last report of the second after a switch
 AFTER = 3  # seconds after an upgrade that still belong to it
 KVMS = pathlib.Path("/sys/kernel/debug/kvm")  # a directory for each VM
 # Guests that share the emulated host's one processor while they boot: at full load, with a beat every millisecond that
@@ -74,8 +75,30 @@ def judged(ratios, targets):
     return out
 
 
+def work_rate(guest, seconds=2):
+    """Pages per second of the guest's memory writer, with nothing going on."""
+    slices, end = {}, time.monotonic() + seconds
+    while not slices or time.monotonic() < end:
+        seen = guest.fresh_report()["slices"]
+        slices.update(enumerate(seen["pages"], seen["first"]))
+    return sum(slices.values()) / len(slices) / (seen["ms"] / 1000)
+
+
+def work_after(guest, begin, end):
+    """The gap in this time. What the guest did in the second after it arrives a while later."""
+    give_up = time.monotonic() + LATE
+    while True:
+        gap = guest.gap_between(begin, end)
+        complete = gap["work"] and gap["work"]["complete"]
+        if complete or time.monotonic() > give_up:
+            return gap, gap["work"]["after_pages_per_s"] if complete else None
+        time.sleep(0.5)
+
+
 def measured(guest, name, upgrade):
     """Runs upgrade(), which returns from when to when there was no runner, in ms since 1970; what the guest saw of it."""
+    # Not the second before the switch: there the target is started, which the guest shares a processor with.
+    usual = work_rate(guest)
     guest.mark(name)
     begin, end = upgrade()
     time.sleep(AFTER)
@@ -83,11 +106,9 @@ def measured(guest, name, upgrade):
     report = guest.fresh_report()
     if report["errors"]:
         raise RuntimeError(f"{name}: {report['errors']} guest errors: {report['first_error']}")
-    # Now what it did in the second after the gap has arrived, too.
-    gap = guest.gap_between(begin, end)
-    work = gap["work"] or {}
+    gap, after = work_after(guest, begin, end)
     return {"blackout_ms": gap["ms"], "longest_ms": seen["longest_gap"]["ms"], "ticks_lost": seen["ticks"]["lost"],
-            "work_ratio": work["ratio"] if work.get("complete") else None}
+            "pages_per_s": {"before": usual, "after": after}, "work_ratio": after / usual if after is not None and usual else None}
 
 
 class FirstSecond:

@@ -304,7 +304,6 @@ static void forget(struct run *r)
 	r->member = NULL;
 	r->n = 0;
 	envelope_freep(&r->list);
-	r->list = NULL;
 }
 
 static int choose(struct run *r)

@@ -174,7 +174,6 @@ class Vm:
         with contextlib.ExitStack() as stack:
             channels = [unix("main", d / "main.sock"), unix("cpr", d / "cpr.sock")]
             if relay:
-                (d / "relay.sock").unlink(missing_ok=True)
                 listener = stack.enter_context(listening(d / "relay.sock"))
                 channels[1] = unix("cpr", d / "relay.sock")
             self.vmm.qmp("migrate", channels=channels)
@@ -207,6 +206,7 @@ class Vm:
 
 
 def listening(path):
+    path.unlink(missing_ok=True)
     s = socket.socket(socket.AF_UNIX)
     s.bind(str(path))
     s.listen()
@@ -421,10 +421,7 @@ def normal_migration_still_works(vm):
 
 def cancelled_migration_binds_again(vm):
     d = vm.guest.dir
-    (d / "main.sock").unlink(missing_ok=True)
-    listener = socket.socket(socket.AF_UNIX)
-    listener.bind(str(d / "main.sock"))
-    listener.listen()
+    listener = listening(d / "main.sock")
     vm.vmm.qmp("migrate-set-parameters", mode="normal", max_bandwidth=1 << 20)
     vm.vmm.qmp("migrate", uri=f"unix:{d}/main.sock")
     connection, _ = listener.accept()
@@ -487,9 +484,7 @@ def a_target_that_starts_by_itself_stays_paused(binaries):
     with another(binaries, memory=256) as own:
         d, source = own.guest.dir, own.vmm
         target = own.prepare(start=())
-        with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as late:
-            listener.bind(str(d / "main.sock"))
-            listener.listen()
+        with listening(d / "main.sock") as listener, socket.socket(socket.AF_UNIX) as late:
             target.qmp("migrate-incoming", channels=[unix("main", d / "late.sock")])
             with listener.accept()[0] as connection:
                 stream = b"".join(iter(lambda: connection.recv(1 << 20), b""))
@@ -674,7 +669,8 @@ TESTS = [source_owns_its_memory, dry_run_compares_while_the_source_runs, cont_ha
 # These have VMs of their own.
 OWN = [a_source_that_runs_keeps_its_memory, a_vcpu_that_comes_too_late_is_paused,
        a_target_that_starts_by_itself_stays_paused, what_is_linked_is_not_migrated_on,
-       without_page_tables_it_is_ownership, the_state_is_that_of_what_is_bound, the_first_guest_memfd_comes_with_the_machine, slots_end_where_chipsets_switch,
+       without_page_tables_it_is_ownership, the_state_is_that_of_what_is_bound,
+       the_first_guest_memfd_comes_with_the_machine, slots_end_where_chipsets_switch,
        without_guest_memfd_no_other_vm_stays, a_backend_that_fails_leaves_nothing,
        memory_that_is_too_small_is_refused, no_postcopy_into_a_guest_memfd]
 
